@@ -1,0 +1,144 @@
+"""The journal: writes every event to disk, acknowledges it, and sends it to who missed it."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+from peewee import DatabaseError, Tuple
+
+from broker.models import Entry
+from messaging.transport import Peer
+from messaging.wire import START, Ack, Event, Message, Place, Refuse, Replay, Want
+from runtime.database import Database
+from runtime.errors import StartError
+
+log = structlog.get_logger(__name__)
+
+REPLAY_EVENTS = 256  # in one answer; below ZeroMQ's high-water mark of 1000
+OUTAGE_RETRY_S = 1.0
+
+
+class Journal(threading.Thread):
+    """An ordinary peer of the forwarder, that holds each stream once and in order."""
+
+    def __init__(self, path: Path, peer: Peer) -> None:
+        super().__init__(name="journal", daemon=True)
+        self._path = path
+        self._peer = peer
+        self._heads: dict[str, Place] = {}
+        self._write_at = float("-inf")
+        self._stopping = False
+
+    def open(self) -> None:
+        """Open the file, or a new one if it is unreadable; `StartError` if another has it."""
+        self._database = Database(self._path, "broker")
+        self._database.claim()
+        try:
+            self._database.open()
+        except StartError as error:
+            if not _is_unreadable(error.__cause__):
+                raise
+            self._set_aside(error)
+
+    def _set_aside(self, error: Exception) -> None:
+        """Begin a new file: the writers have every event still, and will fill it again."""
+        aside = self._path.with_name(f"{self._path.name}.unreadable-{time.time_ns()}")
+        self._database.close()
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
+        log.error("the journal is unreadable and was set aside", error=str(error), file=str(aside))
+        self._heads = {}
+        self._database = Database(self._path, "broker")
+        self._database.open()
+
+    def run(self) -> None:
+        """Listen until `stop`."""
+        self._peer.open()
+        while not self._stopping:
+            messages = self._peer.poll(timeout_s=1)
+            try:
+                self.handle(messages)
+            except DatabaseError as error:
+                if _is_unreadable(error):
+                    self._set_aside(error)
+                else:
+                    log.error("the journal waits for its disk", error=str(error))
+                    self._write_at = time.monotonic() + OUTAGE_RETRY_S
+        self._peer.close()
+
+    def stop(self) -> None:
+        """End after what is being written."""
+        self._stopping = True
+        self._peer.wake()
+        self.join()
+
+    def handle(self, messages: Iterable[Message]) -> None:
+        """Write the events in one commit, then acknowledge them; then answer the wants."""
+        events = [message for message in messages if isinstance(message, Event)]
+        if events and time.monotonic() >= self._write_at:
+            for reply in self._append(events):
+                self._peer.send(reply)
+        wants = {(m.reader, m.stream): m for m in messages if isinstance(m, Want)}
+        for want in wants.values():
+            self._answer(want)
+
+    def _append(self, events: list[Event]) -> list[Ack | Refuse]:
+        heads: dict[str, Place] = {}
+        fresh: dict[tuple[str, Place], bytes] = {}
+        refused: list[Ack | Refuse] = []
+        for stream, place, body in events:
+            head = heads.setdefault(stream, self._head(stream))
+            first = place.sequence == 1 and place.epoch > head.epoch
+            if first or place == Place(head.epoch, head.sequence + 1):
+                heads[stream] = place
+                fresh[stream, place] = body
+            elif place.epoch == head.epoch and place <= head:
+                kept = fresh.get((stream, place)) or self._body(stream, place)
+                if body != kept:
+                    refused.append(Refuse(stream, place))
+        if fresh:
+            rows = [
+                {"stream": stream, **place._asdict(), "body": body}
+                for (stream, place), body in fresh.items()
+            ]
+            with self._database.write():
+                Entry.insert_many(rows).execute(self._database)
+            self._heads |= heads
+        return [*refused, *(Ack(stream, head) for stream, head in heads.items())]
+
+    def _head(self, stream: str) -> Place:
+        if stream not in self._heads:
+            newest = Entry.select(Entry.epoch, Entry.sequence).where(Entry.stream == stream)
+            newest = newest.order_by(Entry.epoch.desc(), Entry.sequence.desc()).tuples()
+            self._heads[stream] = Place(*newest.first(self._database) or START)
+        return self._heads[stream]
+
+    def _body(self, stream: str, place: Place) -> bytes:
+        same = (Entry.stream == stream) & (Entry.epoch == place.epoch)
+        row = Entry.select(Entry.body).where(same & (Entry.sequence == place.sequence))
+        return bytes(row.scalar(self._database))
+
+    def _answer(self, want: Want) -> None:
+        """Send what comes after a place. The first event follows that place itself, whatever it is,
+
+        so that a reader gets on even where the end of an older epoch was lost.
+        """
+        after = Tuple(Entry.epoch, Entry.sequence) > Tuple(*want.place)
+        rows = Entry.select(Entry.epoch, Entry.sequence, Entry.body)
+        rows = rows.where((Entry.stream == want.stream) & after)
+        rows = rows.order_by(Entry.epoch, Entry.sequence).limit(REPLAY_EVENTS).tuples()
+        follows = want.place
+        for epoch, sequence, body in rows.execute(self._database):
+            place = Place(epoch, sequence)
+            self._peer.send(Replay(want.reader, want.stream, follows, place, body))
+            follows = place
+        self._peer.send(Replay(want.reader, want.stream, follows, self._head(want.stream), b""))
+
+
+def _is_unreadable(error: BaseException | None) -> bool:
+    """SQLite says "file is not a database" or "disk image is malformed" with the plain class."""
+    return type(error) is DatabaseError

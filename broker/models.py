@@ -1,0 +1,18 @@
+"""The table of the journal; its history is in ``migrations``."""
+
+from peewee import BigIntegerField, BlobField, CharField, CompositeKey
+
+from runtime.database import Table
+
+
+class Entry(Table):
+    """An event of a stream, exactly as its writer sent it."""
+
+    stream = CharField()
+    epoch = BlobField()
+    sequence = BigIntegerField()
+    body = BlobField()
+
+    class Meta:
+        primary_key = CompositeKey("stream", "epoch", "sequence")
+        without_rowid = True

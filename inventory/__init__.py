@@ -1,0 +1,1 @@
+"""The warehouse: which items there are, and which of them can be sold."""

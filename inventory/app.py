@@ -1,0 +1,44 @@
+"""The inventory, assembled: its parts, and the map of its routes."""
+
+from pathlib import Path
+
+from inventory.api import ItemResource, api
+from inventory.handlers import handlers
+from inventory.items import Items
+from messaging.exchange import Exchange, transport
+from messaging.outbox import Outbox
+from runtime.database import Database
+from runtime.http import App, OnFirstRequest, http_app
+from runtime.settings import Settings, load_settings
+
+HERE = Path(__file__).parent
+
+
+class Inventory:
+    """The parts of the service; nothing is opened or started yet."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        path = settings.data_dir / "inventory.db"
+        self.database = Database(path, "runtime", "messaging", "inventory")
+        outbox = Outbox(self.database, stream="items", source="/inventory")
+        self.items = Items(self.database, outbox)
+        reads = handlers()
+        way = transport(settings, "inventory", outbox.stream, reads)
+        self.exchange = Exchange(self.database, outbox, reads, way)
+        self.tasks = [self.exchange]
+
+
+def create_app(inventory: Inventory | None = None) -> App:
+    """Make the WSGI app; without an argument, for the settings of the environment."""
+    inventory = inventory or Inventory(load_settings())
+    app = http_app(inventory.database, inventory.exchange.status, api, HERE / "static")
+    items = ItemResource(inventory.items)
+    app.add_route("/api/items", items)
+    app.add_route("/api/items/{item_id:id}", items, suffix="one")
+    app.add_route("/api/items/{item_id:id}/toggle_status", items, suffix="toggle")
+    app.add_route("/api/item", items, suffix="new")
+    return app
+
+
+app = OnFirstRequest(create_app)

@@ -1,0 +1,15 @@
+"""The inventory's tables; their history is in ``migrations``."""
+
+from peewee import AutoField, BigIntegerField, BooleanField, CharField, IntegerField
+
+from runtime.database import Table
+
+
+class Item(Table):
+    """Something that the warehouse keeps; ``version`` counts its changes."""
+
+    id = AutoField()
+    name = CharField()
+    price = BigIntegerField()
+    active = BooleanField(default=True)
+    version = IntegerField(default=1)

@@ -1,0 +1,119 @@
+"""The exchange: the one thread of a service that talks to the broker, for its outbox and inbox."""
+
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+
+from messaging.inbox import Handlers, Reader, count_dead
+from messaging.outbox import Outbox, Publisher
+from messaging.transport import ForwarderTransport, Transport
+from messaging.wire import Ack, Event, Message, Refuse, Replay, topic
+from runtime.database import Database
+from runtime.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+TICK_S = 0.05  # how late a timer may be; what happens wakes the thread at once
+OUTAGE_RETRY_S = 1.0
+STOP_TIMEOUT_S = 2.0  # for outstanding acks
+
+
+def transport(
+    settings: Settings, reader: str, writes: str, reads: Iterable[str]
+) -> ForwarderTransport:
+    """The way to the broker of a service that writes one stream and reads some."""
+    topics = [topic(Ack, writes), topic(Refuse, writes), topic(Replay, reader)]
+    topics += [topic(Event, stream) for stream in reads]
+    return ForwarderTransport(
+        settings.broker_publish_url, settings.broker_subscribe_url, reader, topics
+    )
+
+
+class Exchange(threading.Thread):
+    """Publishes an outbox and applies streams, until it is stopped.
+
+    ``handlers`` maps each stream that is read to its table of event type and function.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        outbox: Outbox,
+        handlers: dict[str, Handlers],
+        transport: Transport,
+    ) -> None:
+        super().__init__(name="exchange", daemon=True)
+        self._database = database
+        self._transport = transport
+        self._publisher = Publisher(outbox, transport.publish)
+        self._readers = {
+            stream: Reader(database, stream, table) for stream, table in handlers.items()
+        }
+        self._stop_at: float | None = None
+        self._publish_at = float("-inf")
+        database.listeners.append(transport.wake)
+
+    def run(self) -> None:
+        """Exchange events, whatever happens, until `stop`."""
+        self._transport.open()
+        while not self._may_end():
+            try:
+                self._turn(self._transport.poll(TICK_S))
+            except Exception:  # whatever it was, the others' events must go on
+                log.exception("unexpected error in the exchange")
+        self._transport.close()
+
+    def stop(self) -> None:
+        """End the thread, after at most 2 s for the acks that are still to come."""
+        self._stop_at = time.monotonic() + STOP_TIMEOUT_S
+        self._transport.wake()
+        self.join()
+
+    def status(self) -> dict[str, Any]:
+        """The state of messaging, as ``/readyz`` shows it; with ``problem`` if it cannot go on."""
+        running = self.is_alive()
+        state: dict[str, Any] = {
+            "broker": ("up" if self._transport.up else "down") if running else "unknown",
+            "outbox_waiting": self._publisher.waiting,
+            "inbox_behind": {stream: reader.behind for stream, reader in self._readers.items()},
+            "dead": count_dead(self._database),
+        }
+        return state | ({"problem": self._publisher.problem} if self._publisher.problem else {})
+
+    def _may_end(self) -> bool:
+        if self._stop_at is None:
+            return False
+        outstanding = self._transport.up and not self._publisher.problem and self._publisher.waiting
+        return not outstanding or time.monotonic() >= self._stop_at
+
+    def _turn(self, messages: list[Message]) -> None:
+        for message in messages:
+            match message:
+                case Ack(_, place):
+                    self._publisher.handle_ack(place)
+                case Refuse(_, place):
+                    self._publisher.handle_refuse(place)
+                case Replay(_, stream, _, place, b"") if stream in self._readers:
+                    self._readers[stream].handle_end(place)
+                case Event(stream) | Replay(_, stream) if stream in self._readers:
+                    self._readers[stream].receive(message)
+        for reader in self._readers.values():
+            reader.apply()
+        self._publish()
+        for stream, reader in self._readers.items():
+            if not self._transport.up:
+                reader.disconnect()
+            elif (wanted := reader.want()) is not None:
+                self._transport.fetch(stream, wanted)
+
+    def _publish(self) -> None:
+        if not self._transport.up or time.monotonic() < self._publish_at:
+            return
+        try:
+            self._publisher.step()
+        except Exception as error:
+            log.error("publishing waits for the database", error=repr(error))
+            self._publish_at = time.monotonic() + OUTAGE_RETRY_S

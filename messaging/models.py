@@ -1,0 +1,54 @@
+"""The tables of the outbox and the inbox; their history is in ``migrations``."""
+
+from peewee import BigIntegerField, BlobField, CharField, CompositeKey, TextField
+
+from runtime.database import Table
+
+
+class Head(Table):
+    """Where a writer stands; one row, whose lock makes commit order the sequence order."""
+
+    stream = CharField(primary_key=True)
+    epoch = BlobField()
+    sequence = BigIntegerField(default=0)
+    acked = BigIntegerField(default=0)  # written now and then: for people, not for the protocol
+
+
+class Outbox(Table):
+    """Every event that this database has told or has yet to tell."""
+
+    sequence = BigIntegerField(primary_key=True)
+    body = BlobField()
+
+
+class Cursor(Table):
+    """A reader's place in a stream."""
+
+    stream = CharField(primary_key=True)
+    epoch = BlobField()
+    sequence = BigIntegerField()
+
+
+class Inbox(Table):
+    """Every event that was applied, as it was received."""
+
+    stream = CharField()
+    epoch = BlobField()
+    sequence = BigIntegerField()
+    type = CharField()
+    body = BlobField()
+    applied_at = CharField(index=True)
+
+    class Meta:
+        primary_key = CompositeKey("stream", "epoch", "sequence")
+
+
+class DeadLetter(Table):
+    """An event that could not be applied, set aside with its error."""
+
+    stream = CharField()
+    epoch = BlobField()
+    sequence = BigIntegerField()
+    body = BlobField()
+    error = TextField()
+    died_at = CharField()

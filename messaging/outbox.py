@@ -1,0 +1,160 @@
+"""The outbox: events are written with their facts, and sent until the journal has them."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from messaging.event import document
+from messaging.models import Head
+from messaging.models import Outbox as Row
+from messaging.wire import Event, Place
+from runtime.database import Database
+
+log = structlog.get_logger(__name__)
+
+WINDOW_EVENTS = 256  # sent ahead of the last ack; below ZeroMQ's high-water mark of 1000
+ACK_TIMEOUT_S = 0.25  # many times the journal's flush; also the least time between rewinds
+PROBE_INTERVAL_S = 2.0  # how soon an idle writer finds that the journal was lost
+NOTE_INTERVAL_S = 1.0  # how often the acked sequence is noted in the database
+
+
+class Outbox:
+    """The events of one stream, which this database alone writes."""
+
+    def __init__(self, database: Database, stream: str, source: str) -> None:
+        self.stream = stream
+        self._database = database
+        self._source = source
+        self._mine = Head.stream == stream
+
+    def emit(self, type: str, subject: object, time: str, data: dict[str, Any]) -> None:
+        """Write an event in the business transaction that is open, and that makes it true.
+
+        ``time`` is when it became so, as `runtime.clock.timestamp` gives it.
+        """
+        assert self._database.in_transaction(), "emit() belongs in the transaction of its fact"
+        advance = Head.update(sequence=Head.sequence + 1).where(self._mine)
+        moved = advance.returning(Head.epoch, Head.sequence).tuples().execute(self._database)
+        place = Place(*next(iter(moved), None) or self._first())
+        body = document(self._source, place, type, subject, time, data)
+        Row.insert(sequence=place.sequence, body=body).execute(self._database)
+
+    def _first(self) -> tuple[bytes, int]:
+        epoch = time.time_ns().to_bytes(8, "big") + os.urandom(8)
+        Head.insert(stream=self.stream, epoch=epoch, sequence=1).execute(self._database)
+        return epoch, 1
+
+    def head(self) -> tuple[Place | None, int]:
+        """The place of the newest event, if there is one, and the sequence last noted as acked."""
+        row = Head.select().where(self._mine).first(self._database)
+        return (Place(row.epoch, row.sequence), row.acked) if row else (None, 0)
+
+    def rows(self, after: int, up_to: int) -> list[tuple[int, bytes]]:
+        """Sequence and body of the events in that range, in order."""
+        span = Row.select().where((Row.sequence > after) & (Row.sequence <= up_to))
+        return list(span.order_by(Row.sequence).tuples().execute(self._database))
+
+    def note_acked(self, sequence: int) -> None:
+        """Remember how far the journal has come, for `head`."""
+        with self._database.write():
+            Head.update(acked=sequence).where(self._mine).execute(self._database)
+
+
+class Publisher:
+    """Sends an outbox in order, going back to the first unacknowledged event where it must.
+
+    Go-back-N with cumulative acks: a send is never taken for a delivery. Nothing new is sent
+    before the journal has told where it stands, so that a restored backup says nothing twice.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        publish: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.problem: str | None = None
+        self.resent = 0
+        self._outbox = outbox
+        self._publish = publish
+        self._clock = clock
+        self._acked: int | None = None  # None until the journal has told
+        self._sent = 0
+        self._sent_at = self._progress_at = self._rewound_at = self._noted_at = float("-inf")
+
+    @property
+    def waiting(self) -> int:
+        """How many events the journal has not acknowledged, as far as is known."""
+        head, noted = self._outbox.head()
+        return head.sequence - (noted if self._acked is None else self._acked) if head else 0
+
+    def step(self) -> None:
+        """Send what may be sent now."""
+        head, noted = self._outbox.head()
+        if head is None:
+            self._acked = 0  # a new database has told nothing
+        if head is None or self.problem:
+            return
+        now = self._clock()
+        if self._acked is None:
+            if now - self._sent_at >= ACK_TIMEOUT_S:
+                self._send(head, 0, 1)  # the first event: it can be nothing but a duplicate
+            return
+        if self._sent > self._acked and now - self._progress_at >= ACK_TIMEOUT_S:
+            self._rewind(now)
+        if self._sent == self._acked:
+            self._progress_at = now
+        up_to = min(head.sequence, self._acked + WINDOW_EVENTS)
+        if self._sent < up_to:
+            self._send(head, self._sent, up_to)
+            self._sent = up_to
+        elif self._acked == head.sequence and now - self._sent_at >= PROBE_INTERVAL_S:
+            self._send(head, head.sequence - 1, head.sequence)
+        if self._acked != noted and now - self._noted_at >= NOTE_INTERVAL_S:
+            self._noted_at = now
+            self._outbox.note_acked(self._acked)
+
+    def handle_ack(self, place: Place) -> None:
+        """The journal has everything up to ``place`` on disk."""
+        head, _ = self._outbox.head()
+        if head is None:
+            return  # a late ack to the database that was here before
+        if place > head:
+            self._halt(f"the journal holds events up to {place}, this database up to {head}")
+            return
+        acked = place.sequence if place.epoch == head.epoch else 0
+        now = self._clock()
+        if self._acked is None:
+            self._acked = self._sent = acked
+        elif acked < self._acked:
+            if now - self._rewound_at >= ACK_TIMEOUT_S:
+                self._acked = acked
+                self._rewind(now)
+        elif acked > self._acked:
+            self._acked, self._progress_at = acked, now
+            self._sent = max(self._sent, acked)
+
+    def handle_refuse(self, place: Place) -> None:
+        """The journal holds another event than ours under this number."""
+        self._halt(f"the journal holds another event under {place}")
+
+    def _send(self, head: Place, after: int, up_to: int) -> None:
+        for sequence, body in self._outbox.rows(after, up_to):
+            self._publish(Event(self._outbox.stream, Place(head.epoch, sequence), body))
+        self._sent_at = self._clock()
+
+    def _rewind(self, now: float) -> None:
+        assert self._acked is not None
+        self.resent += max(0, self._sent - self._acked)
+        self._sent, self._rewound_at, self._progress_at = self._acked, now, now
+
+    def _halt(self, reason: str) -> None:
+        if not self.problem:
+            self.problem = (
+                f"publishing stopped, the database is older than what it has told: {reason}; "
+                "docs/operations.md says how to restore"
+            )
+            log.error(self.problem, stream=self._outbox.stream)

@@ -1,0 +1,1 @@
+"""The payment desk: pays what the shop has placed, and direct payments."""

@@ -1,0 +1,55 @@
+"""HTTP in: parse, call, answer."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from falcon import Request, Response
+from pydantic import BaseModel, Field
+
+from payment.payments import Payments
+from runtime.api import Id, IdPage, QueryId, answers, created, documented, send_list
+
+api = documented("Payment")
+
+Price = Annotated[int, Field(strict=True, ge=0, le=10**12)]
+
+
+class NewPayment(BaseModel):
+    """Who pays, and how much in the smallest coin."""
+
+    user_id: Id
+    price: Price
+
+
+class Payment(NewPayment):
+    """A payment; ``order_id`` is null for one that was made directly."""
+
+    id: Id
+    order_id: UUID | None
+    status: Literal["succeeded"]
+    paid_at: str
+
+
+class PaymentPage(IdPage):
+    """The query of the list of payments."""
+
+    user_id: QueryId | None = None
+    order_id: UUID | None = None
+
+
+class PaymentResource:
+    """The payments."""
+
+    def __init__(self, payments: Payments) -> None:
+        self._payments = payments
+
+    @api.validate(resp=answers(201, Payment, 400, 413, 415), tags=["payments"])
+    def on_post_new(self, req: Request, resp: Response, json: NewPayment) -> None:
+        """Pay directly, for no order."""
+        created(resp, self._payments.pay(json.user_id, json.price))
+
+    @api.validate(resp=answers(200, list[Payment]), tags=["payments"])
+    def on_get(self, req: Request, resp: Response, query: PaymentPage) -> None:
+        """List payments, newest first."""
+        rows = self._payments.all(query.user_id, query.order_id, query.after, query.fetch)
+        send_list(req, resp, query, rows)

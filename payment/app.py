@@ -1,0 +1,43 @@
+"""The payment service, assembled: its parts, and the map of its routes."""
+
+from pathlib import Path
+
+from messaging.exchange import Exchange, transport
+from messaging.outbox import Outbox
+from payment.api import PaymentResource, api
+from payment.console import Console
+from payment.handlers import handlers
+from payment.payments import Payments
+from runtime.database import Database
+from runtime.http import App, OnFirstRequest, http_app
+from runtime.settings import Settings, load_settings
+
+HERE = Path(__file__).parent
+
+
+class Payment:
+    """The parts of the service; nothing is opened or started yet."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        path = settings.data_dir / "payment.db"
+        self.database = Database(path, "runtime", "messaging", "payment")
+        outbox = Outbox(self.database, stream="payments", source="/payment")
+        self.payments = Payments(self.database, outbox)
+        reads = handlers(self.payments)
+        way = transport(settings, "payment", outbox.stream, reads)
+        self.exchange = Exchange(self.database, outbox, reads, way)
+        self.tasks = [Console(self.database, self.payments), self.exchange]
+
+
+def create_app(payment: Payment | None = None) -> App:
+    """Make the WSGI app; without an argument, for the settings of the environment."""
+    payment = payment or Payment(load_settings())
+    app = http_app(payment.database, payment.exchange.status, api, HERE / "static")
+    payments = PaymentResource(payment.payments)
+    app.add_route("/api/payment", payments, suffix="new")
+    app.add_route("/api/payments", payments)
+    return app
+
+
+app = OnFirstRequest(create_app)

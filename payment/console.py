@@ -1,0 +1,63 @@
+"""The console: one line on standard output for every payment, written after its commit."""
+
+import contextlib
+import sys
+import threading
+from typing import Any
+
+import structlog
+from peewee import DatabaseError
+
+from payment.payments import Payments
+from runtime.database import Database
+
+log = structlog.get_logger(__name__)
+
+BATCH = 256
+IDLE_S = 0.5  # commits of this process wake it at once; those of other processes are found so late
+
+
+class Console(threading.Thread):
+    """Announces payments, in a thread of its own: a console that hangs must not stop payments.
+
+    Payments are marked once their lines are written, so that only a crash between the two can
+    repeat a line. A standard output that is gone is no reason not to pay.
+    """
+
+    def __init__(self, database: Database, payments: Payments) -> None:
+        super().__init__(name="console", daemon=True)
+        self._payments = payments
+        self._committed = threading.Event()
+        self._stopping = False
+        database.listeners.append(self._committed.set)
+
+    def run(self) -> None:
+        """Announce what is new, until `stop`."""
+        while not self._stopping:
+            try:
+                while self._announce():
+                    pass
+            except DatabaseError as error:
+                log.error("the console waits for the database", error=str(error))
+            self._committed.wait(IDLE_S)
+            self._committed.clear()
+
+    def stop(self) -> None:
+        """End, unless the console hangs; what is not marked is written at the next start."""
+        self._stopping = True
+        self._committed.set()
+        self.join(timeout=1)
+
+    def _announce(self) -> bool:
+        rows = self._payments.unannounced(BATCH)
+        if rows:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.write("".join(f"{_line(row)}\n" for row in rows))
+                sys.stdout.flush()
+            self._payments.mark_announced(rows[-1]["id"])
+        return bool(rows)
+
+
+def _line(row: dict[str, Any]) -> str:
+    order = f" for order {row['order_id']}" if row["order_id"] else ""
+    return f"Payment {row['id']} of {row['price']} by user {row['user_id']}{order} succeeded"

@@ -1,0 +1,83 @@
+"""Payments: each order is paid once, and anybody may pay directly."""
+
+from typing import Any
+from uuid import UUID
+
+from messaging.outbox import Outbox
+from payment.models import Payment
+from runtime.clock import timestamp
+from runtime.database import Database
+
+
+class Payments:
+    """The payments of one database. Rows are dicts of the form that the HTTP interface shows:
+
+    ``id, user_id, price, order_id, status, paid_at``.
+    """
+
+    def __init__(self, database: Database, outbox: Outbox) -> None:
+        self._database = database
+        self._outbox = outbox
+
+    def pay(self, user_id: int, price: int, order_id: UUID | None = None) -> dict[str, Any]:
+        """Take a payment, in the smallest coin; an order that is paid already is not paid again."""
+        paid_at = timestamp()
+        row = {"user_id": user_id, "price": price, "order_id": order_id}
+        with self._database.write():
+            insert = (
+                Payment.insert(paid_at=paid_at, **row)
+                .on_conflict_ignore()
+                .returning(Payment.id)
+                .tuples()
+            )
+            inserted = list(insert.execute(self._database))
+            if not inserted:
+                return self._select(Payment.order_id == order_id)[0]
+            ((payment_id,),) = inserted
+            fact = {"payment_id": payment_id, **row}
+            self._outbox.emit("payment.succeeded", payment_id, paid_at, fact)
+        return _shown({"id": payment_id, "paid_at": paid_at, **row})
+
+    def all(
+        self,
+        user_id: int | None = None,
+        order_id: UUID | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Payments, newest first, from the one behind ``after`` on, at most ``limit``."""
+        wanted = Payment.id > 0
+        if user_id:
+            wanted &= Payment.user_id == user_id
+        if order_id:
+            wanted &= Payment.order_id == order_id
+        if after:
+            wanted &= Payment.id < after
+        return self._select(wanted, limit)
+
+    def _select(self, wanted: Any, limit: int | None = None) -> list[dict[str, Any]]:
+        query = Payment.select().where(wanted).order_by(Payment.id.desc()).limit(limit)
+        return [_shown(row) for row in query.dicts().execute(self._database)]
+
+    def unannounced(self, limit: int) -> list[dict[str, Any]]:
+        """The oldest payments that the console has not shown, at most ``limit``."""
+        query = Payment.select().where(~Payment.announced).order_by(Payment.id).limit(limit)
+        return [_shown(row) for row in query.dicts().execute(self._database)]
+
+    def mark_announced(self, up_to: int) -> None:
+        """Note that the console has shown all payments up to this id."""
+        shown = (Payment.id <= up_to) & ~Payment.announced
+        with self._database.write():
+            Payment.update(announced=True).where(shown).execute(self._database)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A payment as the HTTP interface shows it; there are no others than those that succeeded."""
+    return {
+        "id": row["id"],
+        "user_id": row["user_id"],
+        "price": row["price"],
+        "order_id": row["order_id"],
+        "status": "succeeded",
+        "paid_at": row["paid_at"],
+    }

@@ -1,0 +1,3 @@
+"""What any service process needs: settings, database, logs, the HTTP shell and its lifecycle."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,135 @@
+"""Requests checked and lists answered: pydantic models in, JSON out, documented by spectree."""
+
+import hashlib
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import falcon
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic_core import from_json, to_json
+from spectree import Response, SpecTree
+from spectree.plugins.falcon_plugin import FalconPlugin
+
+from runtime import VERSION
+from runtime.errors import FieldError, NotJson, Refused
+from runtime.idempotency import once
+from runtime.problem import Problem
+
+MAX_ID = 2**63 - 1
+
+
+def _digits(text: object) -> object:
+    if not (isinstance(text, str) and text.isascii() and text.isdigit()):
+        raise ValueError("must be one whole number")
+    return text
+
+
+Id = Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]
+Name = Annotated[
+    str,
+    StringConstraints(
+        strict=True, strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00]*$"
+    ),
+]
+QueryId = Annotated[int, BeforeValidator(_digits), Field(ge=1, le=MAX_ID)]
+Limit = Annotated[int, BeforeValidator(_digits), Field(ge=1, le=1000)]
+
+
+class Page(BaseModel):
+    """The query of a list: at most ``limit`` rows; subclasses add ``after``, the last id seen."""
+
+    limit: Limit | None = None
+
+    @property
+    def fetch(self) -> int | None:
+        """How many rows to fetch: one more than asked for, to see whether there are more."""
+        return self.limit + 1 if self.limit else None
+
+
+class IdPage(Page):
+    """The query of a list in which ``after`` is a number."""
+
+    after: QueryId | None = None
+
+
+class _Checker(FalconPlugin):
+    """spectree's documents, with bodies parsed by pydantic and wrong ones refused our way.
+
+    spectree's own check reads an empty body as ``{}`` and fails on some hostile JSON.
+    """
+
+    def validate(
+        self, func: Callable[..., None], query: Any, json: Any, *rest: Any, **params: Any
+    ) -> None:
+        *_, resource, req, resp = rest
+        if query is not None:
+            params["query"] = _check(query, req.params)
+        if json is None:
+            func(resource, req, resp, **params)
+            return
+        body = _read_json(req)
+        params["json"] = _check(json, body)
+        once(req.context.database, req, resp, body, lambda: func(resource, req, resp, **params))
+
+
+def documented(title: str) -> SpecTree:
+    """Make the decorator that checks a responder's ``json`` and ``query`` and documents it."""
+    return SpecTree(backend=_Checker, title=title, version=VERSION, validation_error_model=Problem)
+
+
+def answers(status: int, model: Any, *problems: int) -> Response:
+    """The documented answers of a responder: its success, and its problems."""
+    codes = {f"HTTP_{code}": Problem for code in problems}
+    return Response(**{f"HTTP_{status}": model}, **codes)
+
+
+def _read_json(req: falcon.Request) -> Any:
+    if (req.content_type or "").partition(";")[0].strip().lower() != falcon.MEDIA_JSON:
+        raise falcon.HTTPUnsupportedMediaType(description="Send Content-Type: application/json.")
+    try:
+        return from_json(req.bounded_stream.read(), allow_inf_nan=False)
+    except ValueError as error:
+        raise NotJson(f"The body is not JSON: {error}") from None
+
+
+def _check(model: type[BaseModel], data: Any) -> BaseModel:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise Refused(
+            *(
+                FieldError(".".join(map(str, wrong["loc"])) or "body", wrong["msg"])
+                for wrong in error.errors(include_url=False, include_context=False)
+            )
+        ) from None
+
+
+def created(resp: falcon.Response, row: dict[str, Any], location: str | None = None) -> None:
+    """Answer 201 with the new object, and where it can be found."""
+    resp.status = HTTPStatus.CREATED
+    resp.media = row
+    if location:
+        resp.location = location
+
+
+def send_list(
+    req: falcon.Request, resp: falcon.Response, query: Page, rows: list[dict[str, Any]]
+) -> None:
+    """Answer a list of what ``query.fetch`` gave, with a link to the next page if there is one.
+
+    The answer carries an ETag; who has it already gets 304 (RFC 9110, 13.1.2).
+    """
+    link = ""
+    if query.limit and len(rows) > query.limit:
+        rows = rows[: query.limit]
+        position = query.model_dump(mode="json", exclude_none=True) | {"after": rows[-1]["id"]}
+        link = f'<{req.path}?{urlencode(position)}>; rel="next"'
+        resp.set_header("Link", link)
+    body = to_json(rows)
+    etag = resp.etag = hashlib.sha256(link.encode() + body).hexdigest()[:32]
+    if any(tag in ("*", etag) for tag in req.if_none_match or ()):
+        resp.status = HTTPStatus.NOT_MODIFIED
+    else:
+        resp.data = body

@@ -1,0 +1,119 @@
+"""A process's SQLite file: its connections, writing transactions, migrations and lock."""
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from peewee import DatabaseError, InterfaceError, Model, OperationalError, SqliteDatabase
+from playhouse.migrations import Runner
+
+from runtime.errors import StartError
+
+ROOT = Path(__file__).parent.parent
+BUSY_TIMEOUT_S = 5
+
+
+class Table(Model):
+    """A table of no database in particular: each query names the one that it runs on."""
+
+    class Meta:
+        legacy_table_names = False
+
+
+class Database(SqliteDatabase):
+    """A SQLite file that holds the tables of ``packages``, each with a ``migrations`` folder.
+
+    Every thread has a connection of its own, kept open. Commits are flushed to the disk
+    (WAL with ``synchronous=FULL``), so that what was committed survives a power cut.
+    """
+
+    def __init__(self, path: Path, *packages: str) -> None:
+        pragmas = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
+        super().__init__(str(path), pragmas=pragmas, timeout=BUSY_TIMEOUT_S)
+        self.path = path
+        self.listeners: list[Callable[[], None]] = []
+        self._packages = packages
+        self._opened = False
+        self._open_lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._claim: int | None = None
+
+    def open(self) -> None:
+        """Make the folder, the file and its tables where they are missing; again is harmless.
+
+        Raises `StartError` where the file is of a newer version or cannot be opened.
+        """
+        with self._open_lock:
+            if self._opened:
+                return
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with _locked(self.path.parent):
+                    self._migrate()
+            except (DatabaseError, OSError) as error:
+                raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
+            self._opened = True
+
+    def _migrate(self) -> None:
+        for package in self._packages:
+            folder = ROOT / package / "migrations"
+            runner = Runner(self, folder, table_name=f"{package}_migration")
+            newer = [entry.name for entry in runner.status() if entry.path is None]
+            if newer:
+                raise StartError(
+                    f"{self.path} was written by a newer version ({newer[-1]}): "
+                    "update this program, or set DATA_DIR to another folder"
+                )
+            runner.up()
+
+    def claim(self) -> None:
+        """Become the one process that runs on this file; `StartError` if another one does.
+
+        The lock lives as long as the process, however that ends.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._claim = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(
+                f"another process is running on {self.path}: stop it, or set DATA_DIR"
+            ) from None
+        except OSError as error:
+            raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """Open a writing transaction, or join the one that this thread is in.
+
+        One writer at a time in a process: waiting on a lock is fairer than SQLite's busy
+        handler. The listeners are called after each commit.
+        """
+        if self.in_transaction():
+            yield
+            return
+        with self._write_lock, self.atomic("IMMEDIATE"):
+            yield
+        for listener in self.listeners:
+            listener()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock between processes, so that only one at a time makes tables."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether it was the disk or the server (busy, full, I/O, unreachable) and not the data."""
+    outages: tuple[Any, ...] = (OperationalError, InterfaceError, OSError)
+    return isinstance(error, outages) or type(error) is DatabaseError

@@ -1,0 +1,209 @@
+"""The HTTP shell of every service: problem+json, request ids, health, metrics and documents."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import falcon
+import falcon.media
+import prometheus_client
+import structlog
+from falcon.routing import BaseConverter
+from peewee import DatabaseError
+from pydantic_core import from_json, to_json
+from spectree import SpecTree
+
+from runtime.database import Database, is_outage
+from runtime.errors import FieldError, NotFound, NotJson, Refused, StartError
+from runtime.problem import CONTENT_TYPE, problem
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = 1024 * 1024
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+PROBES = {"/livez", "/readyz", "/metrics"}  # they answer without a database, too
+App = falcon.App[falcon.Request, falcon.Response]
+Status = Callable[[], dict[str, Any]]
+
+
+def http_app(database: Database, status: Status, api: SpecTree, static: Path) -> App:
+    """Make an app with everything but the service's own routes.
+
+    ``status`` tells the state of the service's messaging, as `messaging.exchange.Exchange.status`
+    does; ``static`` is the folder of its page. The database is opened by the first request.
+    """
+    app = App(middleware=[_EachRequest(database)])
+    app.router_options.converters["id"] = _IdConverter
+    json = falcon.media.JSONHandler(dumps=to_json, loads=from_json)
+    app.resp_options.media_handlers[falcon.MEDIA_JSON] = json
+    app.set_error_serializer(_http_error)
+    app.add_error_handler(Exception, _any_error)
+    app.add_route("/livez", _Live())
+    app.add_route("/readyz", _Ready(database, status))
+    app.add_route("/metrics", _Metrics())
+    app.add_route("/openapi.json", _OpenApi(api))
+    app.add_route("/docs", _Docs(api))
+    app.add_route("/", _Page(static / "index.html"))
+    api.app = app
+    return app
+
+
+class _EachRequest:
+    """What happens around every request: the database is there, and log lines carry its id."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        given = req.get_header("X-Request-ID") or ""
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        resp.set_header("X-Request-ID", request_id)
+        req.context.started = time.perf_counter()
+        req.context.database = self._database
+        if (req.content_length or 0) > MAX_BODY_BYTES:
+            raise falcon.HTTPContentTooLarge(
+                description=f"A body has at most {MAX_BODY_BYTES} bytes."
+            )
+        if req.path not in PROBES:
+            self._database.open()
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool
+    ) -> None:
+        write = log.debug if req.method == "GET" else log.info
+        elapsed_ms = round((time.perf_counter() - req.context.started) * 1000, 1)
+        write("request", method=req.method, path=req.path, status=resp.status_code, ms=elapsed_ms)
+
+
+class _IdConverter(BaseConverter):
+    """An id in a path: a whole number from 1 to 2^63-1; anything else is no such object."""
+
+    def convert(self, value: str) -> int | None:
+        if not re.fullmatch(r"[1-9][0-9]{0,18}", value, re.ASCII):
+            return None
+        return int(value) if int(value) < 2**63 else None
+
+
+def _problem(
+    req: falcon.Request,
+    resp: falcon.Response,
+    status: int,
+    detail: str | None,
+    errors: tuple[FieldError, ...] = (),
+) -> None:
+    resp.status = status
+    resp.delete_header("Location")  # of an answer that did not come about
+    resp.content_type = CONTENT_TYPE
+    resp.data = problem(status, detail, req.path, errors)
+
+
+def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+    _problem(req, resp, error.status_code, error.description)
+
+
+def _any_error(
+    req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]
+) -> None:
+    """The one table from exception to status."""
+    match error:
+        case Refused(errors=errors):
+            _problem(req, resp, 422, str(error), errors)
+        case NotFound():
+            _problem(req, resp, 404, str(error))
+        case NotJson():
+            _problem(req, resp, 400, str(error))
+        case StartError() | DatabaseError() | OSError() if _unavailable(error):
+            log.error("database is not available", error=str(error))
+            resp.set_header("Retry-After", "1")
+            _problem(req, resp, 503, "The database cannot be used just now. Try again.")
+        case _:
+            log.exception("unexpected error", path=req.path)
+            _problem(req, resp, 500, "The error was logged under this answer's X-Request-ID.")
+
+
+def _unavailable(error: Exception) -> bool:
+    return isinstance(error, StartError) or is_outage(error)
+
+
+class _Live:
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.media = {"status": "alive"}
+
+
+class _Ready:
+    def __init__(self, database: Database, status: Status) -> None:
+        self._database = database
+        self._status = status
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        state: dict[str, Any] = {"status": "ready", "database": "up"}
+        try:
+            self._database.open()
+            state |= self._status()
+        except (StartError, DatabaseError) as error:
+            state |= {"database": "down", "problem": str(error)}
+        if "problem" in state:
+            state["status"] = "unready"
+            resp.status = falcon.HTTP_503
+        resp.media = state
+
+
+class _Metrics:
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.content_type = prometheus_client.CONTENT_TYPE_LATEST
+        resp.data = prometheus_client.generate_latest()
+
+
+class _OpenApi:
+    def __init__(self, api: SpecTree) -> None:
+        self._api = api
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.media = self._api.spec
+
+
+class _Docs:
+    """The documents as a page that needs no internet: spectree's ``offline`` extra."""
+
+    def __init__(self, api: SpecTree) -> None:
+        self._page = api.config.page_templates["swagger"]
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.content_type = falcon.MEDIA_HTML
+        resp.data = self._page.format(spec_url="/openapi.json").encode()
+
+
+class _Page:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.content_type = falcon.MEDIA_HTML
+        resp.data = _read(self._path)
+
+
+@cache
+def _read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+class OnFirstRequest:
+    """A WSGI app that is made by its first request: importing it reads and opens nothing."""
+
+    def __init__(self, make: Callable[[], App]) -> None:
+        self._make = make
+        self._app: App | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answer as the app does."""
+        with self._lock:
+            self._app = self._app or self._make()
+        return self._app(environ, start_response)

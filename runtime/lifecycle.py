@@ -1,0 +1,100 @@
+"""The life of a process: it starts, or says in one line why not; SIGTERM or Ctrl-C ends it."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+from wsgiref.types import WSGIApplication
+
+import structlog
+
+from runtime.database import Database
+from runtime.errors import StartError
+from runtime.logs import configure_logs
+from runtime.server import HttpServer
+from runtime.settings import Settings, load_settings
+
+log = structlog.get_logger(__name__)
+
+SIGNALS = {signal.SIGTERM, signal.SIGINT}
+
+
+class Task(Protocol):
+    """A thread of the process, such as an exchange; it runs until it is stopped."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+
+    def stop(self) -> None:
+        """End it, and wait for its end."""
+
+
+class Service(Protocol):
+    """What a service brings: its database, and its tasks in the order in which they start."""
+
+    settings: Settings
+    database: Database
+    tasks: Sequence[Task]
+
+
+def main(
+    name: str,
+    about: str | None,
+    make: Callable[[Settings], Any],
+    create_app: Callable[[Any], WSGIApplication],
+) -> None:
+    """Run a service: ``python -m NAME``. Exits with 0 when stopped, 1 if it cannot start."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description=about,
+        epilog="Settings are environment variables: README.md lists them.",
+    )
+    parser.add_argument(
+        "--exchange-only",
+        action="store_true",
+        help="serve no HTTP: exchange events for apps that run under another WSGI server",
+    )
+    arguments = parser.parse_args()
+    settings = load_settings()
+    configure_logs(name, settings)
+
+    def tasks() -> list[Task]:
+        service: Service = make(settings)
+        service.database.claim()
+        service.database.open()
+        if arguments.exchange_only:
+            return [*service.tasks]
+        port: int = getattr(settings, f"{name}_port")
+        server = HttpServer(create_app(service), settings.host, port, f"{name.upper()}_PORT")
+        return [*service.tasks, server]
+
+    run(name, tasks)
+
+
+def run(name: str, make_tasks: Callable[[], list[Task]]) -> None:
+    """Run tasks until a signal comes or one ends by itself; stop them in the opposite order.
+
+    A `StartError` is one line on standard error, and exit code 1.
+    """
+    # Blocked, signals wait for sigtimedwait: no handler interrupts anything halfway.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        tasks = make_tasks()
+    except StartError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    for task in tasks:
+        task.start()
+    log.info("started", **({"url": tasks[-1].url} if isinstance(tasks[-1], HttpServer) else {}))
+    healthy = True
+    while healthy and signal.sigtimedwait(SIGNALS, 1) is None:
+        healthy = all(task.is_alive() for task in tasks)
+    for task in reversed(tasks):
+        task.stop()
+    log.info("stopped")
+    if not healthy:
+        raise SystemExit(1)

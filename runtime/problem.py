@@ -1,0 +1,48 @@
+"""Problem documents (RFC 9457): the one form of every error that is answered over HTTP."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from runtime.errors import FieldError
+
+CONTENT_TYPE = "application/problem+json"
+ADVICE = {
+    404: "There is nothing at this path: see /docs for those that there are.",
+    405: "This path does not take this method: the Allow header names those that it takes.",
+}
+
+
+class Problem(BaseModel):
+    """A problem document, as the OpenAPI document describes it."""
+
+    class FieldProblem(BaseModel):
+        """What is wrong with one field."""
+
+        field: str
+        message: str
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FieldProblem] = []
+
+
+def problem(status: int, detail: str | None, path: str, errors: Sequence[FieldError] = ()) -> bytes:
+    """Write the document of an error that happened at a path."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail or ADVICE.get(status, HTTPStatus(status).description),
+        "instance": quote(path),
+    }
+    if errors:
+        body["errors"] = [error._asdict() for error in errors]
+    return to_json(body)

@@ -1,0 +1,93 @@
+"""Starting and stopping the other processes of this project, and finding who holds a port."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TextIO
+
+import psutil
+
+
+class Child:
+    """A ``python -m NAME`` in a process group of its own; each of its lines is shown with its name.
+
+    ``color`` is an ANSI code, used on a terminal unless ``NO_COLOR`` is set.
+    """
+
+    def __init__(self, name: str, color: int) -> None:
+        self.name = name
+        self._color = color
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", name],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self.process.stdout and self.process.stderr
+        self._pumps = [
+            threading.Thread(target=self._pump, args=pair, daemon=True)
+            for pair in ((self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr))
+        ]
+        for pump in self._pumps:
+            pump.start()
+
+    def _pump(self, source: IO[bytes], target: TextIO) -> None:
+        prefix = f"{self.name:9} | "
+        if target.isatty() and not os.environ.get("NO_COLOR"):
+            prefix = f"\033[{self._color}m{prefix}\033[0m"
+        for line in source:
+            with suppress(OSError):  # whoever read our lines is gone: the child must not wait
+                target.write(prefix + line.decode(errors="replace"))
+                target.flush()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def end(self) -> str:
+        """How it ended."""
+        code = self.process.returncode
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    def stop(self, deadline: float) -> None:
+        """Wait for the end that was asked for, and force it at the deadline."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0, deadline - time.monotonic()))
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+        for pump in self._pumps:
+            pump.join(timeout=0.2)
+
+
+def held(wanted: dict[str, int]) -> list[str]:
+    """One line for each of these ports that somebody listens on already, with who it is."""
+    holders = {
+        connection.laddr.port: connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.laddr and connection.status == psutil.CONN_LISTEN
+    }
+    lines = []
+    for setting, port in wanted.items():
+        if port in holders:
+            who = "a process of another user"
+            with suppress(psutil.Error):
+                command = " ".join(psutil.Process(holders[port] or 0).cmdline())
+                who = f"process {holders[port]} ({command}); kill {holders[port]} ends it"
+            lines.append(f"port {port} ({setting}) is held by {who}")
+    return lines
+
+
+def listens(host: str, port: int) -> bool:
+    """Whether somebody listens on a port."""
+    with suppress(OSError):
+        socket.create_connection((host, port), timeout=1).close()
+        return True
+    return False

@@ -1,0 +1,46 @@
+"""The settings: environment variables with exactly these names, read here alone."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Folder = Annotated[
+    Path, BeforeValidator(lambda text: Path(text or "\0")), AfterValidator(Path.absolute)
+]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Endpoint = Annotated[str, StringConstraints(pattern=r"^tcp://[^\s/]+:[0-9]{1,5}$")]
+
+
+class Settings(BaseSettings):
+    """Every setting with its default; the variable's name is the field's in capitals."""
+
+    model_config = SettingsConfigDict(
+        alias_generator=str.upper, case_sensitive=True, populate_by_name=True, frozen=True
+    )
+
+    data_dir: Folder = Field(default="data", validate_default=True)
+    host: Text = "127.0.0.1"
+    inventory_port: Port = 8001
+    shop_port: Port = 8002
+    payment_port: Port = 8003
+    broker_publish_url: Endpoint = "tcp://127.0.0.1:5559"
+    broker_subscribe_url: Endpoint = "tcp://127.0.0.1:5560"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+
+def load_settings() -> Settings:
+    """Read the environment; a wrong value is one line that names its variable, and exit code 2."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [
+            f"{problem['loc'][0]}={problem['input']!r}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        print("wrong setting " + "; ".join(wrong), file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,1 @@
+"""The shop: users, the catalogue as heard from the warehouse, and orders."""

@@ -1,0 +1,50 @@
+"""The shop, assembled: its parts, and the map of its routes."""
+
+from pathlib import Path
+
+from messaging.exchange import Exchange, transport
+from messaging.outbox import Outbox
+from runtime.database import Database
+from runtime.http import App, OnFirstRequest, http_app
+from runtime.settings import Settings, load_settings
+from shop.api import ItemResource, OrderResource, UserResource, api
+from shop.catalogue import Catalogue
+from shop.handlers import handlers
+from shop.orders import Orders
+from shop.users import Users
+
+HERE = Path(__file__).parent
+
+
+class Shop:
+    """The parts of the service; nothing is opened or started yet."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        path = settings.data_dir / "shop.db"
+        self.database = Database(path, "runtime", "messaging", "shop")
+        outbox = Outbox(self.database, stream="orders", source="/shop")
+        self.users = Users(self.database)
+        self.catalogue = Catalogue(self.database)
+        self.orders = Orders(self.database, outbox, self.catalogue)
+        reads = handlers(self.catalogue, self.orders)
+        way = transport(settings, "shop", outbox.stream, reads)
+        self.exchange = Exchange(self.database, outbox, reads, way)
+        self.tasks = [self.exchange]
+
+
+def create_app(shop: Shop | None = None) -> App:
+    """Make the WSGI app; without an argument, for the settings of the environment."""
+    shop = shop or Shop(load_settings())
+    app = http_app(shop.database, shop.exchange.status, api, HERE / "static")
+    users, orders = UserResource(shop.users), OrderResource(shop.orders)
+    app.add_route("/api/user", users, suffix="new")
+    app.add_route("/api/users", users)
+    app.add_route("/api/items", ItemResource(shop.catalogue))
+    app.add_route("/api/checkout", orders, suffix="checkout")
+    app.add_route("/api/orders", orders)
+    app.add_route("/api/orders/{order_id:uuid}", orders, suffix="one")
+    return app
+
+
+app = OnFirstRequest(create_app)

@@ -1,0 +1,48 @@
+"""The catalogue: the shop's own copy of the warehouse's items, so that it sells without it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from peewee import EXCLUDED, fn
+
+from runtime.database import Database
+from shop.models import Item
+
+SHOWN = (Item.id, Item.name, Item.price, Item.active)
+
+
+class Catalogue:
+    """The items of one database. Rows are dicts: ``id, name, price, active``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def on_sale(self, after: int | None = None, limit: int | None = None) -> list[dict[str, Any]]:
+        """Active items by id, from the one behind ``after`` on, at most ``limit``."""
+        behind = Item.active & (Item.id > (after or 0))
+        query = Item.select(*SHOWN).where(behind).order_by(Item.id).limit(limit)
+        return list(query.dicts().execute(self._database))
+
+    def find(self, item_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Those of these items that exist, active or not, by id."""
+        query = Item.select(*SHOWN).where(Item.id.in_(list(item_ids))).dicts()
+        return {row["id"]: row for row in query.execute(self._database)}
+
+    def update(self, epoch: bytes, item: dict[str, Any]) -> None:
+        """Take over an item as the warehouse tells of it: ``id, name, price, active, version``.
+
+        An older version never replaces a newer one, nor an older epoch a newer one. A newer
+        epoch is a new warehouse, with which the catalogue starts empty.
+        """
+        with self._database.write():
+            newest = Item.select(fn.MAX(Item.epoch)).scalar(self._database) or epoch
+            if epoch < newest:
+                return
+            if epoch > newest:
+                Item.delete().execute(self._database)
+            newer = EXCLUDED.version > Item.version
+            Item.insert(epoch=epoch, **item).on_conflict(
+                conflict_target=[Item.id],
+                preserve=[Item.name, Item.price, Item.active, Item.version],
+                where=newer,
+            ).execute(self._database)

@@ -1,0 +1,55 @@
+"""Users, the catalogue, and orders."""
+
+from peewee import (
+    AutoField,
+    BigIntegerField,
+    BlobField,
+    BooleanField,
+    CharField,
+    CompositeKey,
+    ForeignKeyField,
+    IntegerField,
+    UUIDField,
+)
+
+
+def up(migrator, db):
+    class Base(db.Model):
+        class Meta:
+            legacy_table_names = False
+
+    class User(Base):
+        id = AutoField()
+        name = CharField()
+
+    class Item(Base):
+        id = BigIntegerField(primary_key=True)
+        name = CharField()
+        price = BigIntegerField()
+        active = BooleanField()
+        version = IntegerField()
+        epoch = BlobField(index=True)
+
+    class Order(Base):
+        number = AutoField()
+        id = UUIDField(unique=True)
+        user = ForeignKeyField(User)
+        price = BigIntegerField()
+        placed_at = CharField()
+        paid_at = CharField(null=True)
+
+        class Meta:
+            indexes = ((("user", "number"), False),)
+
+    class OrderLine(Base):
+        order = ForeignKeyField(Order, backref="lines")
+        item_id = BigIntegerField()
+        name = CharField()
+        price = BigIntegerField()
+        quantity = IntegerField()
+
+        class Meta:
+            primary_key = CompositeKey("order", "item_id")
+            without_rowid = True
+
+    db.create_tables([User, Item, Order, OrderLine])

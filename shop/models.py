@@ -1,0 +1,61 @@
+"""The shop's tables; their history is in ``migrations``."""
+
+from peewee import (
+    AutoField,
+    BigIntegerField,
+    BlobField,
+    BooleanField,
+    CharField,
+    CompositeKey,
+    ForeignKeyField,
+    IntegerField,
+    UUIDField,
+)
+
+from runtime.database import Table
+
+
+class User(Table):
+    """Somebody who can buy."""
+
+    id = AutoField()
+    name = CharField()
+
+
+class Item(Table):
+    """An item as the warehouse last told of it."""
+
+    id = BigIntegerField(primary_key=True)
+    name = CharField()
+    price = BigIntegerField()
+    active = BooleanField()
+    version = IntegerField()
+    epoch = BlobField(index=True)  # of the stream that told: a new one starts an empty catalogue
+
+
+class Order(Table):
+    """A purchase; ``number`` is the order in which they were placed."""
+
+    number = AutoField()
+    id = UUIDField(unique=True)
+    user = ForeignKeyField(User)
+    price = BigIntegerField()
+    placed_at = CharField()
+    paid_at = CharField(null=True)
+
+    class Meta:
+        indexes = ((("user", "number"), False),)
+
+
+class OrderLine(Table):
+    """So many of an item, as it was named and priced when it was bought."""
+
+    order = ForeignKeyField(Order, backref="lines")
+    item_id = BigIntegerField()
+    name = CharField()
+    price = BigIntegerField()
+    quantity = IntegerField()
+
+    class Meta:
+        primary_key = CompositeKey("order", "item_id")
+        without_rowid = True

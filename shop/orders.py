@@ -1,0 +1,140 @@
+"""Orders: placed by users, paid when the payment service says so."""
+
+from collections import Counter, defaultdict
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+
+from messaging.outbox import Outbox
+from runtime.clock import timestamp
+from runtime.database import Database
+from runtime.errors import FieldError, NotFound, Refused
+from shop.catalogue import Catalogue
+from shop.models import Order, OrderLine, User
+
+log = structlog.get_logger(__name__)
+
+
+class Orders:
+    """The orders of one database. Rows are dicts of the form that the HTTP interface shows:
+
+    ``id, user_id, items: [{item_id, name, price, quantity}], price, status, placed_at, paid_at``.
+    """
+
+    def __init__(self, database: Database, outbox: Outbox, catalogue: Catalogue) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._catalogue = catalogue
+
+    def checkout(self, user_id: int, item_ids: list[int]) -> dict[str, Any]:
+        """Place an order for these items; an id that is there twice means two of it.
+
+        `Refused`, with every field that is at fault, unless the user exists and each item
+        exists and is active.
+        """
+        quantities = Counter(item_ids)
+        with self._database.write():
+            items = self._catalogue.find(quantities)
+            self._check(user_id, item_ids, items)
+            lines = [_line(items[item_id], quantities[item_id]) for item_id in sorted(quantities)]
+            order = {
+                "id": uuid4(),
+                "user": user_id,
+                "price": sum(line["price"] * line["quantity"] for line in lines),
+                "placed_at": timestamp(),
+                "paid_at": None,
+            }
+            number = Order.insert(**order).execute(self._database)
+            rows = [{"order": number, **line} for line in lines]
+            OrderLine.insert_many(rows).execute(self._database)
+            told = _placed(order, lines)
+            self._outbox.emit("order.placed", order["id"], order["placed_at"], told)
+        return _shown(order, lines)
+
+    def _check(self, user_id: int, item_ids: list[int], items: dict[int, dict[str, Any]]) -> None:
+        errors = []
+        if not User.select().where(User.id == user_id).exists(self._database):
+            errors.append(FieldError("user_id", f"there is no user {user_id}"))
+        for position, item_id in enumerate(item_ids):
+            field = f"item_ids.{position}"
+            if item_id not in items:
+                errors.append(FieldError(field, f"there is no item {item_id}"))
+            elif not items[item_id]["active"]:
+                errors.append(FieldError(field, f"item {item_id} is not for sale now"))
+        if errors:
+            raise Refused(*errors)
+
+    def get(self, order_id: UUID) -> dict[str, Any]:
+        """One order; `NotFound` if there is none."""
+        found = self._select(Order.id == order_id)
+        if not found:
+            raise NotFound(f"There is no order {order_id}.")
+        return found[0]
+
+    def of_user(
+        self, user_id: int, after: UUID | None = None, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """A user's orders, newest first, from the one behind ``after`` on, at most ``limit``.
+
+        `Refused` if ``after`` is no order.
+        """
+        wanted = Order.user == user_id
+        if after:
+            last = Order.select(Order.number).where(Order.id == after).scalar(self._database)
+            if last is None:
+                raise Refused(FieldError("after", f"there is no order {after}"))
+            wanted &= Order.number < last
+        return self._select(wanted, limit)
+
+    def _select(self, wanted: Any, limit: int | None = None) -> list[dict[str, Any]]:
+        found = Order.select().where(wanted).order_by(Order.number.desc()).limit(limit)
+        numbers = found.select(Order.number)
+        lines: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        of_these = OrderLine.select().where(OrderLine.order.in_(numbers))
+        for line in of_these.order_by(OrderLine.item_id).dicts().execute(self._database):
+            lines[line.pop("order")].append(line)
+        rows = found.dicts().execute(self._database)
+        return [_shown(row, lines[row["number"]]) for row in rows]
+
+    def mark_paid(self, order_id: UUID, paid_at: str) -> None:
+        """Note that an order was paid, once; an unknown one is logged."""
+        with self._database.write():
+            unpaid = (Order.id == order_id) & Order.paid_at.is_null()
+            if Order.update(paid_at=paid_at).where(unpaid).execute(self._database):
+                return
+            if not Order.select().where(Order.id == order_id).exists(self._database):
+                log.warning("payment for an unknown order", order_id=str(order_id))
+
+
+def _line(item: dict[str, Any], quantity: int) -> dict[str, Any]:
+    return {
+        "item_id": item["id"],
+        "name": item["name"],
+        "price": item["price"],
+        "quantity": quantity,
+    }
+
+
+def _placed(order: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """What ``order.placed`` tells."""
+    told = ("item_id", "quantity", "price")
+    return {
+        "order_id": order["id"],
+        "user_id": order["user"],
+        "price": order["price"],
+        "items": [{name: line[name] for name in told} for line in lines],
+    }
+
+
+def _shown(order: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """An order as the HTTP interface shows it."""
+    return {
+        "id": order["id"],
+        "user_id": order["user"],
+        "items": lines,
+        "price": order["price"],
+        "status": "paid" if order["paid_at"] else "placed",
+        "placed_at": order["placed_at"],
+        "paid_at": order["paid_at"],
+    }
