@@ -3,9 +3,9 @@
 import argparse
 import signal
 import time
-from contextlib import suppress
+from urllib.parse import urlsplit
 
-from runtime.processes import Child, held, listens
+from runtime.processes import Child, held, listens, say
 from runtime.settings import Settings, load_settings
 
 NAMES = ("broker", "inventory", "shop", "payment")
@@ -13,24 +13,22 @@ SIGNALS = {signal.SIGINT, signal.SIGTERM}
 STOP_TIMEOUT_S = 4.0  # of the 5 s that a stop may take
 
 
-def ports(settings: Settings) -> dict[str, dict[str, int]]:
-    """The ports of each process, by the setting that names them."""
-    urls = {
-        "BROKER_PUBLISH_URL": settings.broker_publish_url,
-        "BROKER_SUBSCRIBE_URL": settings.broker_subscribe_url,
-    }
+def addresses(settings: Settings) -> dict[str, dict[str, tuple[str, int]]]:
+    """Host and port of what each process listens on, by the setting that names it."""
+
+    def endpoint(url: str) -> tuple[str, int]:
+        parts = urlsplit(url)
+        return str(parts.hostname), int(parts.port or 0)
+
     return {
-        "broker": {setting: int(url.rpartition(":")[2]) for setting, url in urls.items()},
-        "inventory": {"INVENTORY_PORT": settings.inventory_port},
-        "shop": {"SHOP_PORT": settings.shop_port},
-        "payment": {"PAYMENT_PORT": settings.payment_port},
+        "broker": {
+            "BROKER_PUBLISH_URL": endpoint(settings.broker_publish_url),
+            "BROKER_SUBSCRIBE_URL": endpoint(settings.broker_subscribe_url),
+        },
+        "inventory": {"INVENTORY_PORT": (settings.host, settings.inventory_port)},
+        "shop": {"SHOP_PORT": (settings.host, settings.shop_port)},
+        "payment": {"PAYMENT_PORT": (settings.host, settings.payment_port)},
     }
-
-
-def say(line: str) -> None:
-    """Tell whoever started us, if anybody still listens."""
-    with suppress(OSError):
-        print(line, flush=True)
 
 
 def names(text: str) -> list[str]:
@@ -51,8 +49,8 @@ def main() -> None:
     if not chosen:
         parser.error("this leaves nothing to start")
     settings = load_settings()
-    wanted = {name: port for name, port in ports(settings).items() if name in chosen}
-    if lines := [line for group in wanted.values() for line in held(group)]:
+    wanted = {name: pairs for name, pairs in addresses(settings).items() if name in chosen}
+    if lines := [line for pairs in wanted.values() for line in held(pairs)]:
         raise SystemExit("\n".join(lines))
 
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they wait for sigtimedwait below
@@ -68,12 +66,13 @@ def main() -> None:
         if not running:
             raise SystemExit("nothing is running any more")
         alive = [child.name for child in running]
-        open_ports = [port for name in alive for port in wanted[name].values()]
-        if not announced and all(listens(settings.host, port) for port in open_ports):
+        expected = [pair for name in alive for pair in wanted[name].values()]
+        if not announced and all(listens(*pair) for pair in expected):
             announced = True
             for name in alive:
                 if name != "broker":
-                    say(f"{name:9} http://{settings.host}:{getattr(settings, f'{name}_port')}")
+                    ((host, port),) = wanted[name].values()
+                    say(f"{name:9} http://{host}:{port}")
             say("Ctrl-C stops everything.")
     deadline = time.monotonic() + STOP_TIMEOUT_S
     for is_broker in (False, True):

@@ -69,6 +69,7 @@ class Journal(threading.Thread):
                     log.error("the journal waits for its disk", error=str(error))
                     self._write_at = time.monotonic() + OUTAGE_RETRY_S
         self._peer.close()
+        self._database.close()
 
     def stop(self) -> None:
         """End after what is being written."""

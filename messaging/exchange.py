@@ -59,12 +59,16 @@ class Exchange(threading.Thread):
     def run(self) -> None:
         """Exchange events, whatever happens, until `stop`."""
         self._transport.open()
-        while not self._may_end():
+        ended = False
+        while not ended:
             try:
                 self._turn(self._transport.poll(TICK_S))
+                ended = self._may_end()
             except Exception:  # whatever it was, the others' events must go on
                 log.exception("unexpected error in the exchange")
+                ended = self._stop_at is not None
         self._transport.close()
+        self._database.close()
 
     def stop(self) -> None:
         """End the thread, after at most 2 s for the acks that are still to come."""

@@ -111,7 +111,7 @@ class Reader:
                 place = self._apply(run)
         except Exception as error:
             log.error("events wait for the database", stream=self.stream, error=repr(error))
-            self._retry_at = self._clock() + OUTAGE_RETRY_S
+            self._retry(OUTAGE_RETRY_S)
         else:
             self._place = place
 
@@ -155,7 +155,7 @@ class Reader:
         self._failing = place
         if isinstance(error, ValidationError) or self._tries >= MAX_TRIES:
             return True
-        self._retry_at = self._clock() + FIRST_RETRY_S * 2 ** (self._tries - 1)
+        self._retry(FIRST_RETRY_S * 2 ** (self._tries - 1))
         log.warning(
             "event failed and will be tried again",
             stream=self.stream,
@@ -164,6 +164,11 @@ class Reader:
             error=repr(error),
         )
         return False
+
+    def _retry(self, delay_s: float) -> None:
+        """Let the stream wait, then want again what is dropped meanwhile."""
+        self._retry_at = self._clock() + delay_s
+        self._gap = True
 
     def _bury(self, message: LiveEvent | Replay, error: Exception) -> None:
         log.error("event is dead", stream=self.stream, place=str(message.place), error=repr(error))

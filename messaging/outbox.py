@@ -139,7 +139,9 @@ class Publisher:
 
     def handle_refuse(self, place: Place) -> None:
         """The journal holds another event than ours under this number."""
-        self._halt(f"the journal holds another event under {place}")
+        head, _ = self._outbox.head()
+        if head and place.epoch == head.epoch:
+            self._halt(f"the journal holds another event under {place}")
 
     def _send(self, head: Place, after: int, up_to: int) -> None:
         for sequence, body in self._outbox.rows(after, up_to):

@@ -26,6 +26,7 @@ class Console(threading.Thread):
 
     def __init__(self, database: Database, payments: Payments) -> None:
         super().__init__(name="console", daemon=True)
+        self._database = database
         self._payments = payments
         self._committed = threading.Event()
         self._stopping = False
@@ -41,6 +42,7 @@ class Console(threading.Thread):
                 log.error("the console waits for the database", error=str(error))
             self._committed.wait(IDLE_S)
             self._committed.clear()
+        self._database.close()
 
     def stop(self) -> None:
         """End, unless the console hangs; what is not marked is written at the next start."""

@@ -76,7 +76,15 @@ class _Checker(FalconPlugin):
 
 def documented(title: str) -> SpecTree:
     """Make the decorator that checks a responder's ``json`` and ``query`` and documents it."""
-    return SpecTree(backend=_Checker, title=title, version=VERSION, validation_error_model=Problem)
+    return SpecTree(
+        backend=_Checker,
+        mode="strict",
+        title=title,
+        version=VERSION,
+        validation_error_model=Problem,
+        naming_strategy=lambda model: model.__name__,
+        nested_naming_strategy=lambda _parent, child: child,
+    )
 
 
 def answers(status: int, model: Any, *problems: int) -> Response:

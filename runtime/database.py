@@ -52,7 +52,7 @@ class Database(SqliteDatabase):
                 return
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                with _locked(self.path.parent):
+                with _locked(self.path.parent), self.connection_context():
                     self._migrate()
             except (DatabaseError, OSError) as error:
                 raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
@@ -96,10 +96,28 @@ class Database(SqliteDatabase):
         if self.in_transaction():
             yield
             return
-        with self._write_lock, self.atomic("IMMEDIATE"):
+        with self._write_lock, _first_error(), self.atomic("IMMEDIATE"):
             yield
         for listener in self.listeners:
             listener()
+
+
+@contextmanager
+def _first_error() -> Iterator[None]:
+    """Raise what went wrong first.
+
+    Where a disk is full, SQLite has rolled back by itself, and the complaint that there is
+    nothing to roll back would hide the reason.
+    """
+    try:
+        yield
+    except OperationalError as error:
+        first: DatabaseError = error
+        context = error.__context__
+        while context:
+            first = context if isinstance(context, DatabaseError) else first
+            context = context.__context__
+        raise first from None
 
 
 @contextmanager

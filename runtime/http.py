@@ -4,23 +4,22 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import falcon
 import falcon.media
-import prometheus_client
 import structlog
 from falcon.routing import BaseConverter
 from peewee import DatabaseError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic_core import from_json, to_json
 from spectree import SpecTree
 
+from runtime import problem
 from runtime.database import Database, is_outage
 from runtime.errors import FieldError, NotFound, NotJson, Refused, StartError
-from runtime.problem import CONTENT_TYPE, problem
 
 log = structlog.get_logger(__name__)
 
@@ -43,12 +42,13 @@ def http_app(database: Database, status: Status, api: SpecTree, static: Path) ->
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = json
     app.set_error_serializer(_http_error)
     app.add_error_handler(Exception, _any_error)
-    app.add_route("/livez", _Live())
-    app.add_route("/readyz", _Ready(database, status))
-    app.add_route("/metrics", _Metrics())
-    app.add_route("/openapi.json", _OpenApi(api))
-    app.add_route("/docs", _Docs(api))
-    app.add_route("/", _Page(static / "index.html"))
+    app.add_route("/livez", _Document(falcon.MEDIA_JSON, lambda: b'{"status":"alive"}'))
+    app.add_route("/readyz", _Readiness(database, status))
+    app.add_route("/metrics", _Document(CONTENT_TYPE_LATEST, generate_latest))
+    app.add_route("/openapi.json", _Document(falcon.MEDIA_JSON, lambda: to_json(api.spec)))
+    docs = api.config.page_templates["swagger"].format(spec_url="/openapi.json").encode()
+    app.add_route("/docs", _Document(falcon.MEDIA_HTML, lambda: docs))
+    app.add_route("/", _Document(falcon.MEDIA_HTML, (static / "index.html").read_bytes))
     api.app = app
     return app
 
@@ -100,8 +100,8 @@ def _problem(
 ) -> None:
     resp.status = status
     resp.delete_header("Location")  # of an answer that did not come about
-    resp.content_type = CONTENT_TYPE
-    resp.data = problem(status, detail, req.path, errors)
+    resp.content_type = problem.CONTENT_TYPE
+    resp.data = problem.document(status, detail, req.path, errors)
 
 
 def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
@@ -119,7 +119,7 @@ def _any_error(
             _problem(req, resp, 404, str(error))
         case NotJson():
             _problem(req, resp, 400, str(error))
-        case StartError() | DatabaseError() | OSError() if _unavailable(error):
+        case _ if isinstance(error, StartError) or is_outage(error):
             log.error("database is not available", error=str(error))
             resp.set_header("Retry-After", "1")
             _problem(req, resp, 503, "The database cannot be used just now. Try again.")
@@ -128,16 +128,19 @@ def _any_error(
             _problem(req, resp, 500, "The error was logged under this answer's X-Request-ID.")
 
 
-def _unavailable(error: Exception) -> bool:
-    return isinstance(error, StartError) or is_outage(error)
+class _Document:
+    """A resource that is what a function makes."""
 
+    def __init__(self, content_type: str, make: Callable[[], bytes]) -> None:
+        self._content_type = content_type
+        self._make = make
 
-class _Live:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.media = {"status": "alive"}
+        resp.content_type = self._content_type
+        resp.data = self._make()
 
 
-class _Ready:
+class _Readiness:
     def __init__(self, database: Database, status: Status) -> None:
         self._database = database
         self._status = status
@@ -153,45 +156,6 @@ class _Ready:
             state["status"] = "unready"
             resp.status = falcon.HTTP_503
         resp.media = state
-
-
-class _Metrics:
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.content_type = prometheus_client.CONTENT_TYPE_LATEST
-        resp.data = prometheus_client.generate_latest()
-
-
-class _OpenApi:
-    def __init__(self, api: SpecTree) -> None:
-        self._api = api
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.media = self._api.spec
-
-
-class _Docs:
-    """The documents as a page that needs no internet: spectree's ``offline`` extra."""
-
-    def __init__(self, api: SpecTree) -> None:
-        self._page = api.config.page_templates["swagger"]
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.content_type = falcon.MEDIA_HTML
-        resp.data = self._page.format(spec_url="/openapi.json").encode()
-
-
-class _Page:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.content_type = falcon.MEDIA_HTML
-        resp.data = _read(self._path)
-
-
-@cache
-def _read(path: Path) -> bytes:
-    return path.read_bytes()
 
 
 class OnFirstRequest:

@@ -1,12 +1,12 @@
 """Idempotency keys: a POST sent again gives the first answer again, and no second effect."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 import falcon
-from pydantic_core import to_json
 
 from runtime.clock import timestamp
 from runtime.database import Database
@@ -37,7 +37,7 @@ def once(
         return
     if not KEY.fullmatch(key):
         raise Refused(FieldError(HEADER, "must be 1 to 255 visible ASCII characters"))
-    fingerprint = hashlib.sha256(to_json(_sorted(body))).digest()
+    fingerprint = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
     same = (KeptAnswer.path == req.path) & (KeptAnswer.key == key)
     with database.write():
         kept = KeptAnswer.select().where(same).first(database)
@@ -58,12 +58,3 @@ def once(
             resp.status, resp.data = kept.status, kept.body
             if kept.location:
                 resp.location = kept.location
-
-
-def _sorted(value: Any) -> Any:
-    """The same JSON value with the members of every object in order of their names."""
-    if isinstance(value, dict):
-        return {name: _sorted(value[name]) for name in sorted(value)}
-    if isinstance(value, list):
-        return [_sorted(entry) for entry in value]
-    return value

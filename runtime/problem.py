@@ -34,7 +34,9 @@ class Problem(BaseModel):
     errors: list[FieldProblem] = []
 
 
-def problem(status: int, detail: str | None, path: str, errors: Sequence[FieldError] = ()) -> bytes:
+def document(
+    status: int, detail: str | None, path: str, errors: Sequence[FieldError] = ()
+) -> bytes:
     """Write the document of an error that happened at a path."""
     body: dict[str, Any] = {
         "type": "about:blank",

@@ -9,9 +9,11 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO
 
 import psutil
+
+STDOUT, STDERR = 1, 2
 
 
 class Child:
@@ -33,19 +35,17 @@ class Child:
         assert self.process.stdout and self.process.stderr
         self._pumps = [
             threading.Thread(target=self._pump, args=pair, daemon=True)
-            for pair in ((self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr))
+            for pair in ((self.process.stdout, STDOUT), (self.process.stderr, STDERR))
         ]
         for pump in self._pumps:
             pump.start()
 
-    def _pump(self, source: IO[bytes], target: TextIO) -> None:
+    def _pump(self, source: IO[bytes], target: int) -> None:
         prefix = f"{self.name:9} | "
-        if target.isatty() and not os.environ.get("NO_COLOR"):
+        if os.isatty(target) and not os.environ.get("NO_COLOR"):
             prefix = f"\033[{self._color}m{prefix}\033[0m"
         for line in source:
-            with suppress(OSError):  # whoever read our lines is gone: the child must not wait
-                target.write(prefix + line.decode(errors="replace"))
-                target.flush()
+            say(prefix + line.decode(errors="replace").rstrip("\n"), target)
 
     def signal(self, number: int) -> None:
         """Send a signal to the whole group."""
@@ -67,7 +67,13 @@ class Child:
             pump.join(timeout=0.2)
 
 
-def held(wanted: dict[str, int]) -> list[str]:
+def say(line: str, target: int = STDOUT) -> None:
+    """Write a line at once and whole; if whoever reads is gone, nothing and nobody waits."""
+    with suppress(OSError):
+        os.write(target, f"{line}\n".encode())
+
+
+def held(wanted: dict[str, tuple[str, int]]) -> list[str]:
     """One line for each of these ports that somebody listens on already, with who it is."""
     holders = {
         connection.laddr.port: connection.pid
@@ -75,7 +81,7 @@ def held(wanted: dict[str, int]) -> list[str]:
         if connection.laddr and connection.status == psutil.CONN_LISTEN
     }
     lines = []
-    for setting, port in wanted.items():
+    for setting, (_, port) in wanted.items():
         if port in holders:
             who = "a process of another user"
             with suppress(psutil.Error):

@@ -10,10 +10,11 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask
 
+from runtime import problem
 from runtime.errors import StartError
-from runtime.problem import CONTENT_TYPE, problem
 
 THREADS = 16  # with 4, waitress fell to a fifth of its rate under 64 connections
+CONNECTIONS = 1000
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # what is read in order to answer 413 in peace
 LOOP_INTERVAL_S = 0.2  # how late a stop may be noticed
 DRAIN_TIMEOUT_S = 2.0
@@ -24,9 +25,9 @@ class _ProblemTask(ErrorTask):  # type: ignore[misc]  # waitress has no type hin
 
     def execute(self) -> None:
         error = self.request.error
-        body = problem(error.code, f"{error.body}.", self.request.path or "/")
+        body = problem.document(error.code, f"{error.body}.", self.request.path or "/")
         self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", CONTENT_TYPE))
+        self.response_headers.append(("Content-Type", problem.CONTENT_TYPE))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
@@ -54,6 +55,7 @@ class HttpServer(threading.Thread):
                 host=host,
                 port=port,
                 threads=THREADS,
+                connection_limit=CONNECTIONS,
                 max_request_body_size=MAX_UPLOAD_BYTES,
                 clear_untrusted_proxy_headers=True,
                 ident=None,

@@ -3,16 +3,29 @@
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+
+def _folder(text: object) -> Path:
+    if not text:
+        raise ValueError("must name a folder")
+    return Path(str(text)).absolute()
+
+
+def _endpoint(url: str) -> str:
+    parts = urlsplit(url)  # its port raises ValueError if it is out of range
+    if parts.scheme != "tcp" or parts.hostname in (None, "*") or not parts.port or parts.path:
+        raise ValueError("must be like tcp://127.0.0.1:5559")
+    return url
+
+
 Text = Annotated[str, StringConstraints(min_length=1)]
-Folder = Annotated[
-    Path, BeforeValidator(lambda text: Path(text or "\0")), AfterValidator(Path.absolute)
-]
+Folder = Annotated[Path, BeforeValidator(_folder)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Endpoint = Annotated[str, StringConstraints(pattern=r"^tcp://[^\s/]+:[0-9]{1,5}$")]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 
 
 class Settings(BaseSettings):

@@ -43,9 +43,6 @@ class Order(Table):
     placed_at = CharField()
     paid_at = CharField(null=True)
 
-    class Meta:
-        indexes = ((("user", "number"), False),)
-
 
 class OrderLine(Table):
     """So many of an item, as it was named and priced when it was bought."""

@@ -38,9 +38,6 @@ def up(migrator, db):
         placed_at = CharField()
         paid_at = CharField(null=True)
 
-        class Meta:
-            indexes = ((("user", "number"), False),)
-
     class OrderLine(Base):
         order = ForeignKeyField(Order, backref="lines")
         item_id = BigIntegerField()
