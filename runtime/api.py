@@ -15,7 +15,7 @@ from spectree.plugins.falcon_plugin import FalconPlugin
 from runtime import VERSION
 from runtime.errors import FieldError, NotJson, Refused
 from runtime.idempotency import once
-from runtime.problem import Problem
+from runtime.problem import CONTENT_TYPE, Problem
 
 MAX_ID = 2**63 - 1
 
@@ -33,8 +33,8 @@ Name = Annotated[
         strict=True, strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00]*$"
     ),
 ]
-QueryId = Annotated[int, BeforeValidator(_digits), Field(ge=1, le=MAX_ID)]
-Limit = Annotated[int, BeforeValidator(_digits), Field(ge=1, le=1000)]
+QueryId = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(_digits)]
+Limit = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_digits)]
 
 
 class Page(BaseModel):
@@ -87,10 +87,21 @@ def documented(title: str) -> SpecTree:
     )
 
 
+class _Answers(Response):
+    """spectree's answers, with problems documented under the media type that they have."""
+
+    def generate_spec(self, *arguments: Any, **named: Any) -> dict[str, Any]:
+        spec = super().generate_spec(*arguments, **named)
+        for code, answer in spec.items():
+            if code >= "400":
+                answer["content"] = {CONTENT_TYPE: answer["content"][falcon.MEDIA_JSON]}
+        return spec
+
+
 def answers(status: int, model: Any, *problems: int) -> Response:
     """The documented answers of a responder: its success, and its problems."""
     codes = {f"HTTP_{code}": Problem for code in problems}
-    return Response(**{f"HTTP_{status}": model}, **codes)
+    return _Answers(**{f"HTTP_{status}": model}, **codes)
 
 
 def _read_json(req: falcon.Request) -> Any:

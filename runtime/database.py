@@ -115,7 +115,8 @@ def _first_error() -> Iterator[None]:
         first: DatabaseError = error
         context = error.__context__
         while context:
-            first = context if isinstance(context, DatabaseError) else first
+            if isinstance(context, DatabaseError) and is_outage(context):
+                first = context
             context = context.__context__
         raise first from None
 

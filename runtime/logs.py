@@ -32,7 +32,8 @@ def configure_logs(service: str, settings: Settings) -> None:
     if settings.log_format == "json":
         final += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        colors = terminal and not os.environ.get("NO_COLOR")
         final += [structlog.dev.ConsoleRenderer(colors=colors)]
 
     handler = logging.StreamHandler(sys.stderr)

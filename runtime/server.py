@@ -1,5 +1,6 @@
 """Serving HTTP with waitress, and stopping without breaking off a request in flight."""
 
+import socket
 import threading
 import time
 from typing import Any
@@ -7,7 +8,6 @@ from wsgiref.types import WSGIApplication
 
 from waitress import create_server, wasyncore
 from waitress.channel import HTTPChannel
-from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask
 
 from runtime import problem
@@ -25,7 +25,9 @@ class _ProblemTask(ErrorTask):  # type: ignore[misc]  # waitress has no type hin
 
     def execute(self) -> None:
         error = self.request.error
-        body = problem.document(error.code, f"{error.body}.", self.request.path or "/")
+        body = problem.document(
+            error.code, f"{error.body}.", getattr(self.request, "path", None) or "/"
+        )
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", problem.CONTENT_TYPE))
         self.set_close_on_finish()
@@ -48,31 +50,30 @@ class HttpServer(threading.Thread):
         self.url = f"http://{host}:{port}"
         self._stopping = False
         self._sockets: dict[int, Any] = {}
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._server = create_server(
-                app,
-                map=self._sockets,
-                host=host,
-                port=port,
-                threads=THREADS,
-                connection_limit=CONNECTIONS,
-                max_request_body_size=MAX_UPLOAD_BYTES,
-                clear_untrusted_proxy_headers=True,
-                ident=None,
-            )
+            listener = socket.create_server((host, port), family=family)
         except OSError as error:
             raise StartError(
                 f"cannot listen on {host}:{port}: {error.strerror}; set {setting} or HOST"
             ) from None
-        for listener in self._listeners():
-            listener.channel_class = _Channel
+        self._server = create_server(
+            app,
+            map=self._sockets,
+            sockets=[listener],
+            threads=THREADS,
+            connection_limit=CONNECTIONS,
+            max_request_body_size=MAX_UPLOAD_BYTES,
+            clear_untrusted_proxy_headers=True,
+            ident=None,
+        )
+        self._server.channel_class = _Channel
 
     def run(self) -> None:
         """Serve until `stop`, then finish what has begun."""
         while not self._stopping:
             self._turn(LOOP_INTERVAL_S)
-        for listener in self._listeners():
-            wasyncore.dispatcher.close(listener)
+        wasyncore.dispatcher.close(self._server)  # listens no more; the rest goes on
         deadline = time.monotonic() + DRAIN_TIMEOUT_S
         while (channels := self._channels()) and time.monotonic() < deadline:
             for channel in channels:
@@ -80,6 +81,7 @@ class HttpServer(threading.Thread):
                     channel.handle_close()
             self._turn(LOOP_INTERVAL_S / 10)
         self._server.task_dispatcher.shutdown(timeout=1)
+        wasyncore.close_all(self._sockets, ignore_all=True)
 
     def stop(self) -> None:
         """Accept nothing new, answer what is in flight (for at most 2 s), and end."""
@@ -88,9 +90,6 @@ class HttpServer(threading.Thread):
 
     def _turn(self, timeout_s: float) -> None:
         wasyncore.loop(timeout=timeout_s, use_poll=True, map=self._sockets, count=1)
-
-    def _listeners(self) -> list[BaseWSGIServer]:
-        return [entry for entry in self._sockets.values() if isinstance(entry, BaseWSGIServer)]
 
     def _channels(self) -> list[HTTPChannel]:
         return [entry for entry in self._sockets.values() if isinstance(entry, HTTPChannel)]

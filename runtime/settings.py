@@ -32,10 +32,10 @@ class Settings(BaseSettings):
     """Every setting with its default; the variable's name is the field's in capitals."""
 
     model_config = SettingsConfigDict(
-        alias_generator=str.upper, case_sensitive=True, populate_by_name=True, frozen=True
+        alias_generator=str.upper, case_sensitive=True, frozen=True, validate_default=True
     )
 
-    data_dir: Folder = Field(default="data", validate_default=True)
+    data_dir: Folder = Path("data")
     host: Text = "127.0.0.1"
     inventory_port: Port = 8001
     shop_port: Port = 8002

@@ -39,12 +39,12 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 15) -> Any:
 def settings(tmp_path: Path) -> Settings:
     """A folder and ports that no other test has."""
     return Settings(
-        data_dir=tmp_path / "data",
-        inventory_port=free_port(),
-        shop_port=free_port(),
-        payment_port=free_port(),
-        broker_publish_url=f"tcp://127.0.0.1:{free_port()}",
-        broker_subscribe_url=f"tcp://127.0.0.1:{free_port()}",
+        DATA_DIR=tmp_path / "data",
+        INVENTORY_PORT=free_port(),
+        SHOP_PORT=free_port(),
+        PAYMENT_PORT=free_port(),
+        BROKER_PUBLISH_URL=f"tcp://127.0.0.1:{free_port()}",
+        BROKER_SUBSCRIBE_URL=f"tcp://127.0.0.1:{free_port()}",
     )
 
 

@@ -1,0 +1,69 @@
+"""What tests of the shell can ask for: a database, and logging that they may change."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import structlog
+
+from runtime.database import Database
+
+T = TypeVar("T")
+
+
+def in_threads(database: Database, actions: Sequence[Callable[[], T]]) -> list[T]:
+    """Call each action in a thread of its own, all at once, and give what they answer."""
+
+    def call(action: Callable[[], T]) -> T:
+        try:
+            return action()
+        finally:
+            database.close()
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(call, actions))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """An open database with the shell's own table, and one for a test's notes."""
+    opened = Database(tmp_path / "data" / "test.db", "runtime")
+    opened.open()
+    opened.execute_sql("CREATE TABLE note (text)")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """An open database for tests that change nothing in it."""
+    opened = Database(tmp_path_factory.mktemp("data") / "shared.db", "runtime")
+    opened.open()
+    yield opened
+    opened.close()
+
+
+def note(database: Database, text: object) -> None:
+    database.execute_sql("INSERT INTO note VALUES (?)", (text,))
+
+
+def notes(database: Database) -> list[object]:
+    return [text for (text,) in database.execute_sql("SELECT text FROM note ORDER BY rowid")]
+
+
+@pytest.fixture
+def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Logging may be configured in the test, and is as before after it."""
+    loggers = [logging.getLogger(name) for name in (None, "waitress.queue", "peewee")]
+    levels = [logger.level for logger in loggers]
+    was_configured, config = structlog.is_configured(), structlog.get_config()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    structlog.configure(**config) if was_configured else structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()

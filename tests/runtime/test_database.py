@@ -1,0 +1,214 @@
+"""The SQLite file: durable, with one writer at a time, and tables as the models say."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import peewee
+import pytest
+
+import runtime.database
+from runtime.database import ROOT, Database, Table, is_outage
+from runtime.errors import StartError
+from tests.runtime.conftest import in_threads, note, notes
+
+
+def pragmas(database: Database) -> list[object]:
+    names = "journal_mode", "synchronous", "foreign_keys"
+    return [database.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+
+def test_every_thread_flushes_its_commits(database: Database) -> None:
+    answers = [pragmas(database), *in_threads(database, [partial(pragmas, database)] * 2)]
+    assert answers == [["wal", 2, 1]] * 3
+
+
+def test_a_write_is_committed_or_undone(database: Database) -> None:
+    """Listeners hear of commits only, once each, when others can see what was written."""
+    heard: list[list[object]] = []
+    database.listeners.append(lambda: heard.extend(in_threads(database, [lambda: notes(database)])))
+    with database.write():
+        note(database, "outer")
+        with database.write():
+            note(database, "joined")
+        assert heard == []
+    assert heard == [["outer", "joined"]]
+
+    with pytest.raises(ZeroDivisionError), database.write():
+        with database.write():
+            note(database, "undone")
+        raise ZeroDivisionError
+    assert notes(database) == ["outer", "joined"]
+    assert len(heard) == 1
+
+
+def test_there_is_one_writer_at_a_time(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers of one process wait for each other, and never meet SQLite's own lock."""
+    monkeypatch.setattr(runtime.database, "BUSY_TIMEOUT_S", 0)
+    impatient = Database(database.path, "runtime")
+    note(database, 0)
+
+    def count() -> None:
+        for _ in range(10):
+            with impatient.write():
+                impatient.execute_sql("UPDATE note SET text = ?", (notes(impatient)[0] + 1,))
+
+    in_threads(impatient, [count] * 8)
+    assert notes(database) == [80]
+
+
+def test_opening_again_keeps_what_is_there(database: Database) -> None:
+    note(database, "kept")
+    database.open()
+    again = Database(database.path, "runtime")
+    again.open()
+    assert notes(again) == ["kept"]
+    again.close()
+
+
+def test_a_later_migration_keeps_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.database, "ROOT", tmp_path)
+    folder = tmp_path / "birds" / "migrations"
+    folder.mkdir(parents=True)
+
+    def migrate(name: str, sql: str) -> Database:
+        text = f"def up(migrator, db):\n    db.execute_sql({sql!r})\n"
+        (folder / name).write_text(text)
+        migrated = Database(tmp_path / "birds.db", "birds")
+        migrated.open()
+        return migrated
+
+    first = migrate("0001_note.py", "CREATE TABLE note (text)")
+    note(first, "kept")
+    first.close()
+    second = migrate("0002_color.py", "ALTER TABLE note ADD COLUMN color DEFAULT 'green'")
+    assert list(second.execute_sql("SELECT * FROM note")) == [("kept", "green")]
+    second.close()
+
+
+def test_several_processes_may_open_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from runtime.database import Database; "
+        "Database(Path(sys.argv[1]), 'runtime', 'messaging', 'shop').open()"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "data" / "x.db")], cwd=ROOT)
+        for _ in range(4)
+    ]
+    assert [process.wait(30) for process in processes] == [0] * 4
+
+
+def test_the_file_of_a_newer_version_is_refused(database: Database) -> None:
+    database.execute_sql(
+        "INSERT INTO runtime_migration (name, applied) VALUES ('9999_later', '2030-01-01')"
+    )
+    with pytest.raises(StartError, match=r"^[^\n]*newer version[^\n]*DATA_DIR[^\n]*$"):
+        Database(database.path, "runtime").open()
+
+
+def under_a_file(path: Path) -> None:
+    path.parent.write_text("")
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir(parents=True)
+
+
+def no_database(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("a letter to my parrot " * 100)
+
+
+@pytest.mark.parametrize("make", [under_a_file, a_folder, no_database])
+def test_a_file_that_cannot_be_opened_is_one_line(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "data" / "x.db"
+    make(path)
+    database = Database(path, "runtime")
+    with pytest.raises(StartError, match=r"^cannot open [^\n]*DATA_DIR[^\n]*$"):
+        database.open()
+    database.close()
+
+
+def test_a_file_has_one_process(database: Database, tmp_path: Path) -> None:
+    """Who comes second is refused, until the first has ended, however it did."""
+    code = (
+        "import sys; from pathlib import Path; from runtime.database import Database; "
+        "Database(Path(sys.argv[1]), 'runtime').claim(); print('mine', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(database.path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as first:
+        assert first.stdout
+        assert first.stdout.readline() == b"mine\n"
+        with pytest.raises(StartError, match=r"^another process [^\n]*DATA_DIR[^\n]*$"):
+            database.claim()
+        first.kill()
+    database.claim()
+    second = Database(database.path, "runtime")
+    with pytest.raises(StartError):
+        second.claim()
+    for claimed in (database, second):
+        assert claimed._claim
+        os.close(claimed._claim)
+
+
+def test_a_claim_under_a_file_is_refused(tmp_path: Path) -> None:
+    under_a_file(tmp_path / "data" / "x.db")
+    with pytest.raises(StartError, match="cannot open"):
+        Database(tmp_path / "data" / "x.db", "runtime").claim()
+
+
+def schema(database: peewee.SqliteDatabase) -> Iterator[tuple[str, str]]:
+    rows = database.execute_sql("SELECT name, sql FROM sqlite_master ORDER BY name")
+    return ((name, sql) for name, sql in rows if sql and "_migration" not in name)
+
+
+@pytest.mark.parametrize(
+    "package", ["broker", "runtime", "messaging", "inventory", "shop", "payment"]
+)
+def test_migrations_make_what_the_models_say(package: str, tmp_path: Path) -> None:
+    """The same tables, columns, types, keys and indexes."""
+    migrated = Database(tmp_path / "migrated.db", package)
+    migrated.open()
+    declared = peewee.SqliteDatabase(":memory:")
+    members = vars(import_module(f"{package}.models")).values()
+    models = [entry for entry in members if isinstance(entry, type) and issubclass(entry, Table)]
+    models.remove(Table)
+    with declared.bind_ctx(models):
+        declared.create_tables(models)
+    assert dict(schema(migrated)) == dict(schema(declared))
+    migrated.close()
+    declared.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (peewee.OperationalError("database is locked"), True),
+        (peewee.InterfaceError("connection is lost"), True),
+        (peewee.DatabaseError("database disk image is malformed"), True),
+        (OSError(28, "No space left on device"), True),
+        (ConnectionResetError(), True),
+        (peewee.IntegrityError("UNIQUE constraint failed"), False),
+        (peewee.DataError("out of range"), False),
+        (peewee.ProgrammingError("no such column"), False),
+        (OverflowError(), False),
+        (ValueError(), False),
+        (KeyError(), False),
+    ],
+)
+def test_an_outage_is_told_from_wrong_data(error: Exception, outage: bool) -> None:
+    assert is_outage(error) is outage

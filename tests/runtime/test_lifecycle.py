@@ -1,0 +1,65 @@
+"""A process starts its tasks, ends them in the opposite order, and says why it cannot start."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from runtime.errors import StartError
+from runtime.lifecycle import SIGNALS, run
+
+pytestmark = pytest.mark.usefixtures("_own_signals")
+
+
+@pytest.fixture
+def _own_signals() -> Iterator[None]:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    assert not signal.sigpending() & SIGNALS
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class FakeTask:
+    """A task that keeps a diary; at its start it sends this process's main thread a signal."""
+
+    def __init__(self, diary: list[str], name: str, number: int = 0, alive: bool = True) -> None:
+        self.diary, self.name, self.number, self.alive = diary, name, number, alive
+
+    def start(self) -> None:
+        self.diary.append(f"start {self.name}")
+        if self.number:
+            signal.pthread_kill(threading.main_thread().ident or 0, self.number)
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+    def stop(self) -> None:
+        self.diary.append(f"stop {self.name}")
+
+
+@pytest.mark.parametrize("number", sorted(SIGNALS))
+def test_a_signal_ends_the_tasks_last_first(number: int) -> None:
+    diary: list[str] = []
+    run("shop", lambda: [FakeTask(diary, "a", number), FakeTask(diary, "b")])
+    assert diary == ["start a", "start b", "stop b", "stop a"]
+
+
+def test_a_task_that_ends_by_itself_ends_the_process() -> None:
+    diary: list[str] = []
+    with pytest.raises(SystemExit) as ended:
+        run("shop", lambda: [FakeTask(diary, "a"), FakeTask(diary, "b", alive=False)])
+    assert ended.value.code == 1
+    assert diary[2:] == ["stop b", "stop a"]
+
+
+def test_what_cannot_start_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def make() -> list[Any]:
+        raise StartError("another process is running")
+
+    with pytest.raises(SystemExit) as ended:
+        run("shop", make)
+    captured = capsys.readouterr()
+    assert ended.value.code == 1
+    assert (captured.out, captured.err) == ("", "shop: another process is running\n")

@@ -1,0 +1,110 @@
+"""Log lines go to standard error, for people or machines, and never stop anything."""
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import structlog
+
+from runtime.database import ROOT
+from runtime.logs import configure_logs
+from runtime.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("own_logging")
+LEVELS = ["debug", "info", "warning", "error"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return [json.loads(line) for line in captured.err.splitlines()]
+
+
+def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines carry the request's id and the service; those of libraries, and tracebacks, too."""
+    configure_logs("shop", Settings(LOG_FORMAT="json"))
+    structlog.contextvars.bind_contextvars(request_id="r-1")
+    log = structlog.get_logger("x")
+    log.info("sold", price=4000)
+    logging.getLogger("library").warning("odd: %s", "thing")
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        log.exception("failed")
+
+    sold, odd, failed = json_lines(capsys)
+    timestamp = sold.pop("timestamp")
+    assert timestamp.endswith("Z")
+    expected = {"event": "sold", "price": 4000, "level": "info", "service": "shop"}
+    assert sold == expected | {"request_id": "r-1"}
+    assert (odd["event"], odd["level"], odd["request_id"]) == ("odd: thing", "warning", "r-1")
+    assert "ValueError: broken" in failed["exception"]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_lines_below_the_level_are_left_out(level: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("shop", Settings(LOG_FORMAT="json", LOG_LEVEL=level))
+    for name in LEVELS:
+        getattr(structlog.get_logger("x"), name)("ours")
+        getattr(logging.getLogger("library"), name)("theirs")
+    told = [(line["event"], line["level"]) for line in json_lines(capsys)]
+    wanted = LEVELS[LEVELS.index(level) :]
+    assert told == [(who, name) for name in wanted for who in ("ours", "theirs")]
+
+
+@pytest.mark.parametrize(("no_color", "colored"), [(None, True), ("", True), ("1", False)])
+def test_a_terminal_gets_colors_unless_they_are_unwanted(
+    no_color: str | None, colored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    configure_logs("shop", Settings())
+    structlog.get_logger("x").info("sold", price=4000)
+    assert ("\x1b[" in terminal.getvalue()) is colored
+
+
+def test_people_get_plain_lines_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("shop", Settings())
+    structlog.contextvars.bind_contextvars(request_id="r-1")
+    structlog.get_logger("x").info("sold", price=4000)
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert captured.out == ""
+    assert "\x1b[" not in line
+    assert all(text in line for text in ("sold", "price=4000", "request_id=r-1", "service=shop"))
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+@pytest.mark.parametrize("redirection", ["", "2>&-"], ids=["unread", "closed"])
+def test_a_standard_error_that_is_gone_stops_nothing(redirection: str, log_format: str) -> None:
+    """Whether its reader has ended, or there was none from the start."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = (
+        "import structlog; from runtime.logs import configure_logs; "
+        "from runtime.settings import load_settings; configure_logs('shop', load_settings()); "
+        "[structlog.get_logger('x').error('line') for _ in range(3)]; print('done', flush=True)"
+    )
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {redirection}', sys.executable, code],
+        cwd=ROOT,
+        env=os.environ | {"LOG_FORMAT": log_format},
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        check=False,
+    )
+    os.close(writer)
+    assert ended.stdout == b"done\n"

@@ -1,0 +1,120 @@
+"""Settings come from the environment alone, and wrong ones are told in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from runtime.settings import Settings, load_settings
+
+DEFAULTS = {
+    "HOST": "127.0.0.1",
+    "INVENTORY_PORT": 8001,
+    "SHOP_PORT": 8002,
+    "PAYMENT_PORT": 8003,
+    "BROKER_PUBLISH_URL": "tcp://127.0.0.1:5559",
+    "BROKER_SUBSCRIBE_URL": "tcp://127.0.0.1:5560",
+    "LOG_LEVEL": "info",
+    "LOG_FORMAT": "console",
+}
+OTHERS = {
+    "DATA_DIR": "/somewhere/else",
+    "HOST": "0.0.0.0",
+    "INVENTORY_PORT": "1",
+    "SHOP_PORT": "65535",
+    "PAYMENT_PORT": "9003",
+    "BROKER_PUBLISH_URL": "tcp://broker:1",
+    "BROKER_SUBSCRIBE_URL": "tcp://10.0.0.1:65535",
+    "LOG_LEVEL": "warning",
+    "LOG_FORMAT": "json",
+}
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in OTHERS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def shown(settings: Settings) -> dict[str, object]:
+    return {name.upper(): value for name, value in settings.model_dump().items()}
+
+
+def test_defaults(tmp_path: Path) -> None:
+    values = shown(load_settings())
+    assert {name: values[name] for name in DEFAULTS} == DEFAULTS
+    assert values["DATA_DIR"] == tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_variable_sets_its_own_setting_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = shown(load_settings())
+    monkeypatch.setenv(name, OTHERS[name])
+    after = shown(load_settings())
+    assert str(after.pop(name)) == OTHERS[name] != str(before.pop(name))
+    assert after == before
+
+
+@pytest.mark.parametrize("write", [str.lower, str.title, "PARROT_{}".format, "{}_".format])
+def test_a_variable_counts_under_its_exact_name_only(
+    write: "type[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = load_settings()
+    for name, value in OTHERS.items():
+        monkeypatch.setenv(write(name), value)
+    assert load_settings() == expected
+
+
+def test_files_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SHOP_PORT=9999\n")
+    assert load_settings().shop_port == 8002
+
+
+def test_a_relative_folder_is_in_the_current_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And stays there, wherever the process goes later."""
+    monkeypatch.setenv("DATA_DIR", "here/it/is")
+    settings = load_settings()
+    monkeypatch.chdir("/")
+    assert settings.data_dir == tmp_path / "here" / "it" / "is"
+
+
+PORT = ["INVENTORY_PORT", "SHOP_PORT", "PAYMENT_PORT"]
+URL = ["BROKER_PUBLISH_URL", "BROKER_SUBSCRIBE_URL"]
+NOT_A_URL = [
+    "",
+    "5559",
+    "ipc:///tmp/x",
+    "tcp://127.0.0.1",
+    "tcp://:5559",
+    "tcp://a:x",
+    "tcp://a:1/",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in PORT for value in ("", "0", "65536", "-1", "http", "80.5")),
+        *((name, value) for name in URL for value in (*NOT_A_URL, "tcp://a:0", "tcp://a:65536")),
+        ("LOG_LEVEL", "INFO"),
+        ("LOG_LEVEL", "trace"),
+        ("LOG_FORMAT", "xml"),
+        ("LOG_FORMAT", "two\nlines"),
+        ("HOST", ""),
+        ("DATA_DIR", ""),
+    ],
+)
+def test_a_wrong_value_is_one_line(
+    name: str,
+    value: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        load_settings()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert f"{name}={value!r}" in line
