@@ -5,7 +5,8 @@ import signal
 import time
 from urllib.parse import urlsplit
 
-from runtime.processes import Child, held, listens, say
+from runtime.output import reserve_standard_streams, say
+from runtime.processes import Child, held, listens
 from runtime.settings import Settings, load_settings
 
 NAMES = ("broker", "inventory", "shop", "payment")
@@ -53,6 +54,7 @@ def main() -> None:
     if lines := [line for pairs in wanted.values() for line in held(pairs)]:
         raise SystemExit("\n".join(lines))
 
+    reserve_standard_streams()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they wait for sigtimedwait below
     children = [Child(name, 32 + NAMES.index(name)) for name in chosen]
     running, announced = list(children), False

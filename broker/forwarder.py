@@ -1,6 +1,7 @@
 """The forwarder: relays every message from publishers to subscribers, and nothing more."""
 
 import threading
+from contextlib import suppress
 
 import zmq
 
@@ -31,6 +32,7 @@ class Forwarder(threading.Thread):
         try:
             endpoint.bind(url)
         except zmq.ZMQError as error:
+            self._zmq.destroy(linger=0)
             raise StartError(
                 f"cannot listen on {url}: {error.strerror}; set {setting} to another address"
             ) from None
@@ -39,8 +41,9 @@ class Forwarder(threading.Thread):
     def run(self) -> None:
         """Relay until `stop`."""
         try:
-            zmq.proxy(*self._sockets)
-        except zmq.ContextTerminated:
+            with suppress(zmq.ContextTerminated):
+                zmq.proxy(*self._sockets)
+        finally:
             for endpoint in self._sockets:
                 endpoint.close()
 

@@ -1,9 +1,9 @@
 """The journal: writes every event to disk, acknowledges it, and sends it to who missed it."""
 
 import contextlib
+import sqlite3
 import threading
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
@@ -12,7 +12,7 @@ from peewee import DatabaseError, Tuple
 from broker.models import Entry
 from messaging.transport import Peer
 from messaging.wire import START, Ack, Event, Message, Place, Refuse, Replay, Want
-from runtime.database import Database
+from runtime.database import Database, is_unreadable
 from runtime.errors import StartError
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ class Journal(threading.Thread):
         try:
             self._database.open()
         except StartError as error:
-            if not _is_unreadable(error.__cause__):
+            if not is_unreadable(error.__cause__):
                 raise
             self._set_aside(error)
 
@@ -58,18 +58,12 @@ class Journal(threading.Thread):
     def run(self) -> None:
         """Listen until `stop`."""
         self._peer.open()
-        while not self._stopping:
-            messages = self._peer.poll(timeout_s=1)
-            try:
-                self.handle(messages)
-            except DatabaseError as error:
-                if _is_unreadable(error):
-                    self._set_aside(error)
-                else:
-                    log.error("the journal waits for its disk", error=str(error))
-                    self._write_at = time.monotonic() + OUTAGE_RETRY_S
-        self._peer.close()
-        self._database.close()
+        try:
+            while not self._stopping:
+                self._turn(self._peer.poll(timeout_s=1))
+        finally:
+            self._peer.close()
+            self._database.close()
 
     def stop(self) -> None:
         """End after what is being written."""
@@ -77,7 +71,17 @@ class Journal(threading.Thread):
         self._peer.wake()
         self.join()
 
-    def handle(self, messages: Iterable[Message]) -> None:
+    def _turn(self, messages: list[Message]) -> None:
+        try:
+            self.handle(messages)
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            if is_unreadable(error):
+                self._set_aside(error)
+            else:
+                log.error("the journal waits for its disk", error=str(error))
+                self._write_at = time.monotonic() + OUTAGE_RETRY_S
+
+    def handle(self, messages: list[Message]) -> None:
         """Write the events in one commit, then acknowledge them; then answer the wants."""
         events = [message for message in messages if isinstance(message, Event)]
         if events and time.monotonic() >= self._write_at:
@@ -138,8 +142,3 @@ class Journal(threading.Thread):
             self._peer.send(Replay(want.reader, want.stream, follows, place, body))
             follows = place
         self._peer.send(Replay(want.reader, want.stream, follows, self._head(want.stream), b""))
-
-
-def _is_unreadable(error: BaseException | None) -> bool:
-    """SQLite says "file is not a database" or "disk image is malformed" with the plain class."""
-    return type(error) is DatabaseError

@@ -48,9 +48,13 @@ class Exchange(threading.Thread):
         super().__init__(name="exchange", daemon=True)
         self._database = database
         self._transport = transport
-        self._publisher = Publisher(outbox, transport.publish)
+        self._publisher = Publisher(outbox, transport.publish, transport.fetch)
         self._readers = {
             stream: Reader(database, stream, table) for stream, table in handlers.items()
+        }
+        self._asking: dict[str, Publisher | Reader] = {
+            outbox.stream: self._publisher,
+            **self._readers,
         }
         self._stop_at: float | None = None
         self._publish_at = float("-inf")
@@ -100,9 +104,11 @@ class Exchange(threading.Thread):
                     self._publisher.handle_ack(place)
                 case Refuse(_, place):
                     self._publisher.handle_refuse(place)
-                case Replay(_, stream, _, place, b"") if stream in self._readers:
-                    self._readers[stream].handle_end(place)
-                case Event(stream) | Replay(_, stream) if stream in self._readers:
+                case Replay(_, stream, _, place, b"") if stream in self._asking:
+                    self._asking[stream].handle_end(place)
+                case Replay(_, stream) if stream in self._asking:
+                    self._asking[stream].receive(message)
+                case Event(stream) if stream in self._readers:
                     self._readers[stream].receive(message)
         for reader in self._readers.values():
             reader.apply()

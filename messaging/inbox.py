@@ -60,10 +60,12 @@ class Reader:
     @property
     def behind(self) -> int | None:
         """How many events the journal holds above our place, in its epoch; None if unknown."""
-        head = self._journal_head
-        if head is None or head <= self.place:
-            return None if head is None else 0
-        return head.sequence - (self.place.sequence if head.epoch == self.place.epoch else 0)
+        head, place = self._journal_head, self._place
+        if head is None or place is None:
+            return None
+        if head <= place:
+            return 0
+        return head.sequence - (place.sequence if head.epoch == place.epoch else 0)
 
     def disconnect(self) -> None:
         """Forget what is only true while the journal answers."""
@@ -98,30 +100,43 @@ class Reader:
         return self.place
 
     def apply(self) -> None:
-        """Apply what was received: handlers, inbox rows and the new place in one transaction.
+        """Apply what was received.
 
         An event that fails undoes its own savepoint; the ones before it are kept, and it is
         tried again. In an outage of the database nothing is kept, and no try is counted.
         """
         run, self._run = self._run, []
-        if not run:
-            return
+        while run:
+            run = self._commit(run)
+
+    def _commit(self, run: list[LiveEvent | Replay]) -> list[LiveEvent | Replay]:
+        """Handlers, inbox rows and the new place, all in one transaction.
+
+        Gives the events that can be kept yet: those before one whose handler met an outage.
+        """
+        applied: list[Event] = []
         try:
             with self._database.write():
-                place = self._apply(run)
+                place = self._apply(run, applied)
         except Exception as error:
             log.error("events wait for the database", stream=self.stream, error=repr(error))
             self._retry(OUTAGE_RETRY_S)
-        else:
-            self._place = place
+            return run[: len(applied)] if len(applied) < len(run) else []
+        self._place = place
+        self.applied += len(applied)
+        for event in applied:
+            with structlog.contextvars.bound_contextvars(request_id=event.correlation_id):
+                log.info("applied", stream=self.stream, place=str(event.place), type=event.type)
+        return []
 
-    def _apply(self, run: list[LiveEvent | Replay]) -> Place:
+    def _apply(self, run: list[LiveEvent | Replay], applied: list[Event]) -> Place:
         place = self.place
         for message in run:
             try:
                 event = Event.parse(self.stream, message.place, message.body)
                 with self._database.atomic():
                     self._handle(event, message.body)
+                applied.append(event)
             except Exception as error:
                 if is_outage(error):
                     raise
@@ -133,21 +148,19 @@ class Reader:
         return place
 
     def _handle(self, event: Event, body: bytes) -> None:
-        with structlog.contextvars.bound_contextvars(request_id=event.correlation_id):
-            _upsert(
-                self._database,
-                Inbox,
-                ["stream", "epoch", "sequence"],
-                stream=self.stream,
-                **event.place._asdict(),
-                type=event.type,
-                body=body,
-                applied_at=timestamp(),
-            )
-            if event.type in self._handlers:
+        _upsert(
+            self._database,
+            Inbox,
+            ["stream", "epoch", "sequence"],
+            stream=self.stream,
+            **event.place._asdict(),
+            type=event.type,
+            body=body,
+            applied_at=timestamp(),
+        )
+        if event.type in self._handlers:
+            with structlog.contextvars.bound_contextvars(request_id=event.correlation_id):
                 self._handlers[event.type](event)
-            self.applied += 1
-            log.info("applied", stream=self.stream, place=str(event.place), type=event.type)
 
     def _give_up(self, place: Place, error: Exception) -> bool:
         """Whether a failed event is dead; if not, it is tried again after a while."""

@@ -10,7 +10,7 @@ import structlog
 from messaging.event import document
 from messaging.models import Head
 from messaging.models import Outbox as Row
-from messaging.wire import Event, Place
+from messaging.wire import Event, Place, Replay
 from runtime.database import Database
 
 log = structlog.get_logger(__name__)
@@ -66,22 +66,27 @@ class Outbox:
 class Publisher:
     """Sends an outbox in order, going back to the first unacknowledged event where it must.
 
-    Go-back-N with cumulative acks: a send is never taken for a delivery. Nothing new is sent
-    before the journal has told where it stands, so that a restored backup says nothing twice.
+    Go-back-N with cumulative acks: a send is never taken for a delivery. At its start it
+    compares the newest event of the journal with its own, and sends nothing before: a restored
+    backup must not tell other events under numbers that it has told already.
     """
 
     def __init__(
         self,
         outbox: Outbox,
         publish: Callable[[Event], None],
+        fetch: Callable[[str, Place], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.problem: str | None = None
         self.resent = 0
         self._outbox = outbox
         self._publish = publish
+        self._fetch = fetch
         self._clock = clock
-        self._acked: int | None = None  # None until the journal has told
+        self._acked: int | None = None  # None until the journal's newest event was compared
+        self._compare_after: Place | None = None
+        self._compared: Place | None = None
         self._sent = 0
         self._sent_at = self._progress_at = self._rewound_at = self._noted_at = float("-inf")
 
@@ -101,10 +106,11 @@ class Publisher:
         now = self._clock()
         if self._acked is None:
             if now - self._sent_at >= ACK_TIMEOUT_S:
-                self._send(head, 0, 1)  # the first event: it can be nothing but a duplicate
+                self._sent_at = now
+                self._fetch(self._outbox.stream, self._compare_after or head)
             return
         if self._sent > self._acked and now - self._progress_at >= ACK_TIMEOUT_S:
-            self._rewind(now)
+            self._rewind(now, self._acked)
         if self._sent == self._acked:
             self._progress_at = now
         up_to = min(head.sequence, self._acked + WINDOW_EVENTS)
@@ -117,30 +123,51 @@ class Publisher:
             self._noted_at = now
             self._outbox.note_acked(self._acked)
 
+    def receive(self, replay: Replay) -> None:
+        """An event of this stream, as the journal holds it."""
+        if self._outbox.rows(replay.place.sequence - 1, replay.place.sequence) == [
+            (replay.place.sequence, replay.body)
+        ]:
+            self._compared = replay.place
+        else:
+            self.handle_refuse(replay.place)
+
+    def handle_end(self, place: Place) -> None:
+        """The journal holds this stream up to ``place``."""
+        head, _ = self._outbox.head()
+        if head is None or self._acked is not None:
+            return
+        if place > head:
+            self._halt(f"the journal holds events up to {place}, this database up to {head}")
+        elif place.epoch < head.epoch:
+            self._acked = self._sent = 0
+        elif place == self._compared:
+            self._acked = self._sent = place.sequence
+        else:
+            self._compare_after = Place(place.epoch, place.sequence - 1)
+            self._sent_at = float("-inf")
+
     def handle_ack(self, place: Place) -> None:
         """The journal has everything up to ``place`` on disk."""
         head, _ = self._outbox.head()
-        if head is None:
-            return  # a late ack to the database that was here before
+        if head is None or self._acked is None:
+            return  # a late ack, to the process or the database that was here before
         if place > head:
             self._halt(f"the journal holds events up to {place}, this database up to {head}")
             return
         acked = place.sequence if place.epoch == head.epoch else 0
         now = self._clock()
-        if self._acked is None:
-            self._acked = self._sent = acked
-        elif acked < self._acked:
-            if now - self._rewound_at >= ACK_TIMEOUT_S:
-                self._acked = acked
-                self._rewind(now)
-        elif acked > self._acked:
-            self._acked, self._progress_at = acked, now
+        if acked > self._acked:
+            self._progress_at = now
             self._sent = max(self._sent, acked)
+        elif acked < self._acked and now - self._rewound_at >= ACK_TIMEOUT_S:
+            self._rewind(now, acked)
+        self._acked = acked
 
     def handle_refuse(self, place: Place) -> None:
         """The journal holds another event than ours under this number."""
         head, _ = self._outbox.head()
-        if head and place.epoch == head.epoch:
+        if head and place.epoch >= head.epoch:
             self._halt(f"the journal holds another event under {place}")
 
     def _send(self, head: Place, after: int, up_to: int) -> None:
@@ -148,10 +175,9 @@ class Publisher:
             self._publish(Event(self._outbox.stream, Place(head.epoch, sequence), body))
         self._sent_at = self._clock()
 
-    def _rewind(self, now: float) -> None:
-        assert self._acked is not None
-        self.resent += max(0, self._sent - self._acked)
-        self._sent, self._rewound_at, self._progress_at = self._acked, now, now
+    def _rewind(self, now: float, acked: int) -> None:
+        self.resent += max(0, self._sent - acked)
+        self._sent, self._rewound_at, self._progress_at = acked, now, now
 
     def _halt(self, reason: str) -> None:
         if not self.problem:

@@ -109,7 +109,8 @@ def unpack(frames: list[bytes]) -> Message:
             case b"want", [b"", reader, epoch, sequence]:
                 return Want(_name(name), _name(reader), _place(epoch, sequence))
             case b"replay", [b"", stream, *places, body] if len(places) == 4:
-                follows, place = _place(places[0], places[1]), _place(places[2], places[3])
+                follows = _place(places[0], places[1])
+                place = _place(places[2], places[3], first=1 if body else 0)
                 return Replay(_name(name), _name(stream), follows, place, body)
     except (ValueError, IndexError) as error:
         raise WireError(f"malformed message: {error}") from None

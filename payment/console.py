@@ -1,7 +1,5 @@
 """The console: one line on standard output for every payment, written after its commit."""
 
-import contextlib
-import sys
 import threading
 from typing import Any
 
@@ -10,6 +8,7 @@ from peewee import DatabaseError
 
 from payment.payments import Payments
 from runtime.database import Database
+from runtime.output import say
 
 log = structlog.get_logger(__name__)
 
@@ -53,9 +52,8 @@ class Console(threading.Thread):
     def _announce(self) -> bool:
         rows = self._payments.unannounced(BATCH)
         if rows:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.write("".join(f"{_line(row)}\n" for row in rows))
-                sys.stdout.flush()
+            for row in rows:
+                say(_line(row))
             self._payments.mark_announced(rows[-1]["id"])
         return bool(rows)
 

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import falcon
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticCustomError, from_json, to_json
 from spectree import Response, SpecTree
 from spectree.plugins.falcon_plugin import FalconPlugin
 
@@ -22,7 +22,7 @@ MAX_ID = 2**63 - 1
 
 def _digits(text: object) -> object:
     if not (isinstance(text, str) and text.isascii() and text.isdigit()):
-        raise ValueError("must be one whole number")
+        raise PydanticCustomError("whole_number", "must be one whole number")
     return text
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,5 +135,13 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def is_outage(error: BaseException) -> bool:
     """Whether it was the disk or the server (busy, full, I/O, unreachable) and not the data."""
-    outages: tuple[Any, ...] = (OperationalError, InterfaceError, OSError)
-    return isinstance(error, outages) or type(error) is DatabaseError
+    outages: tuple[Any, ...] = (OperationalError, InterfaceError, sqlite3.OperationalError, OSError)
+    return isinstance(error, outages) or is_unreadable(error)
+
+
+def is_unreadable(error: BaseException | None) -> bool:
+    """Whether the file is no database, or a damaged one: SQLite says so with the plain class.
+
+    peewee lets SQLite's own errors through while rows are read.
+    """
+    return type(error) in (DatabaseError, sqlite3.DatabaseError)

@@ -62,7 +62,6 @@ class _EachRequest:
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         given = req.get_header("X-Request-ID") or ""
         request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         resp.set_header("X-Request-ID", request_id)
         req.context.started = time.perf_counter()
@@ -80,6 +79,7 @@ class _EachRequest:
         write = log.debug if req.method == "GET" else log.info
         elapsed_ms = round((time.perf_counter() - req.context.started) * 1000, 1)
         write("request", method=req.method, path=req.path, status=resp.status_code, ms=elapsed_ms)
+        structlog.contextvars.clear_contextvars()
 
 
 class _IdConverter(BaseConverter):

@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from wsgiref.types import WSGIApplication
@@ -12,6 +11,7 @@ import structlog
 from runtime.database import Database
 from runtime.errors import StartError
 from runtime.logs import configure_logs
+from runtime.output import STDERR, say
 from runtime.server import HttpServer
 from runtime.settings import Settings, load_settings
 
@@ -85,7 +85,7 @@ def run(name: str, make_tasks: Callable[[], list[Task]]) -> None:
     try:
         tasks = make_tasks()
     except StartError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        say(f"{name}: {error}", STDERR)
         raise SystemExit(1) from None
     for task in tasks:
         task.start()

@@ -2,11 +2,16 @@
 
 import logging
 import os
-import sys
 
 import structlog
 
+from runtime.output import STDERR, reserve_standard_streams, say
 from runtime.settings import Settings
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record), STDERR)
 
 
 def configure_logs(service: str, settings: Settings) -> None:
@@ -14,6 +19,7 @@ def configure_logs(service: str, settings: Settings) -> None:
 
     Standard output is kept for what the user came for. A standard error that is gone is ignored.
     """
+    reserve_standard_streams()
 
     def add_service(
         _: object, __: str, entry: structlog.typing.EventDict
@@ -32,17 +38,15 @@ def configure_logs(service: str, settings: Settings) -> None:
     if settings.log_format == "json":
         final += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        colors = terminal and not os.environ.get("NO_COLOR")
+        colors = os.isatty(STDERR) and not os.environ.get("NO_COLOR")
         final += [structlog.dev.ConsoleRenderer(colors=colors)]
 
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(processors=final, foreign_pre_chain=shared)
     )
     level = getattr(logging, settings.log_level.upper())
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    logging.raiseExceptions = False
     # It warns of every request that waits for a thread, which is what threads are limited for.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     logging.getLogger("peewee").setLevel(logging.WARNING)

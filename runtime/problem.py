@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
+from falcon import code_to_http_status
 from pydantic import BaseModel
 from pydantic_core import to_json
 
@@ -40,7 +41,7 @@ def document(
     """Write the document of an error that happened at a path."""
     body: dict[str, Any] = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": code_to_http_status(status).partition(" ")[2],
         "status": status,
         "detail": detail or ADVICE.get(status, HTTPStatus(status).description),
         "instance": quote(path),

@@ -13,7 +13,7 @@ from typing import IO
 
 import psutil
 
-STDOUT, STDERR = 1, 2
+from runtime.output import STDERR, STDOUT, say
 
 
 class Child:
@@ -65,12 +65,6 @@ class Child:
         self.process.wait()
         for pump in self._pumps:
             pump.join(timeout=0.2)
-
-
-def say(line: str, target: int = STDOUT) -> None:
-    """Write a line at once and whole; if whoever reads is gone, nothing and nobody waits."""
-    with suppress(OSError):
-        os.write(target, f"{line}\n".encode())
 
 
 def held(wanted: dict[str, tuple[str, int]]) -> list[str]:

@@ -8,6 +8,7 @@ from wsgiref.types import WSGIApplication
 
 from waitress import create_server, wasyncore
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask
 
 from runtime import problem
@@ -25,9 +26,8 @@ class _ProblemTask(ErrorTask):  # type: ignore[misc]  # waitress has no type hin
 
     def execute(self) -> None:
         error = self.request.error
-        body = problem.document(
-            error.code, f"{error.body}.", getattr(self.request, "path", None) or "/"
-        )
+        path = getattr(self.request, "path", None) or "/"  # there is none before it is parsed
+        body = problem.document(error.code, error.body.rstrip(".") + ".", path)
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", problem.CONTENT_TYPE))
         self.set_close_on_finish()
@@ -35,8 +35,19 @@ class _ProblemTask(ErrorTask):  # type: ignore[misc]  # waitress has no type hin
         self.write(body)
 
 
+class _Parser(HTTPRequestParser):  # type: ignore[misc]
+    """waitress's parser, which lets the error of a malformed URL such as ``http://[`` escape."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            raise ParsingError(str(error)) from None
+
+
 class _Channel(HTTPChannel):  # type: ignore[misc]
     error_task_class = _ProblemTask
+    parser_class = _Parser
 
 
 class HttpServer(threading.Thread):
@@ -74,6 +85,7 @@ class HttpServer(threading.Thread):
         while not self._stopping:
             self._turn(LOOP_INTERVAL_S)
         wasyncore.dispatcher.close(self._server)  # listens no more; the rest goes on
+        self._turn(0)  # what has arrived already
         deadline = time.monotonic() + DRAIN_TIMEOUT_S
         while (channels := self._channels()) and time.monotonic() < deadline:
             for channel in channels:

@@ -3,11 +3,11 @@
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
 from messaging.event import Event
 from messaging.inbox import Handlers
-from runtime.api import Id
+from runtime.api import Id, Name
 from runtime.clock import timestamp
 from shop.catalogue import Catalogue
 from shop.orders import Orders
@@ -17,10 +17,10 @@ class ItemChanged(BaseModel):
     """What ``item.created`` and ``item.status_changed`` tell: the whole item."""
 
     id: Id
-    name: str
-    price: Annotated[int, Field(strict=True, ge=0)]
-    active: bool
-    version: Annotated[int, Field(strict=True, ge=1)]
+    name: Name
+    price: Annotated[int, Field(strict=True, ge=0, le=10**9)]
+    active: StrictBool
+    version: Id
 
 
 class PaymentSucceeded(BaseModel):

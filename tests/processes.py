@@ -1,18 +1,25 @@
 """Real processes for tests: start them, ask them, kill them."""
 
+import contextlib
 import http.client
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 from runtime.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+SERVICES = ("inventory", "shop", "payment")
+ALL = ("broker", *SERVICES)
+NOT_INHERITED = {"NO_COLOR", "PYTHONUNBUFFERED"}  # they would hide how a process writes
 
 
 class Answer(NamedTuple):
@@ -31,29 +38,55 @@ class World:
         self.settings = settings
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._every: list[subprocess.Popen[bytes]] = []
+        self._children: list[psutil.Process] = []
         settings.data_dir.mkdir(parents=True, exist_ok=True)
 
     def environment(self, **changes: str) -> dict[str, str]:
         given = {name.upper(): str(value) for name, value in self.settings.model_dump().items()}
-        return {**os.environ, **given, **changes}
+        inherited = {name: os.environ[name] for name in os.environ.keys() - NOT_INHERITED}
+        return {**inherited, **given, **changes}
 
-    def run(self, *arguments: str, **changes: str) -> subprocess.Popen[bytes]:
-        """Start ``python ARGUMENTS``; standard output and error go to ``log(arguments[-1], …)``."""
-        name = arguments[-1]
+    def run(
+        self,
+        *arguments: str,
+        name: str = "",
+        cwd: Path = ROOT,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        **changes: str,
+    ) -> subprocess.Popen[bytes]:
+        """Start ``python ARGUMENTS``; what it writes is `output` of ``name``, or of the last one.
+
+        ``stdout`` and ``stderr`` are file descriptors to write to instead.
+        """
+        name = name or arguments[-1]
         with (
-            self._log(name, "stdout").open("ab") as stdout,
-            self._log(name, "stderr").open("ab") as stderr,
+            self._log(name, "stdout").open("ab") as out,
+            self._log(name, "stderr").open("ab") as err,
         ):
             process = subprocess.Popen(
                 [sys.executable, *arguments],
-                cwd=ROOT,
+                cwd=cwd,
                 env=self.environment(**changes),
                 stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
+                stdout=out if stdout is None else stdout,
+                stderr=err if stderr is None else stderr,
             )
         self._every.append(process)
         return process
+
+    def finish(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        """Run ``python ARGUMENTS`` until it ends by itself."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=self.environment(**changes),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
 
     def start(self, *names: str, **changes: str) -> None:
         """Start processes, and wait until they serve."""
@@ -63,10 +96,8 @@ class World:
             self.wait_until_up(name)
 
     def wait_until_up(self, name: str) -> None:
-        from tests.conftest import eventually  # noqa: PLC0415  # conftest imports this module
-
         if name != "broker":
-            eventually(lambda: self.alive(name))
+            _eventually(lambda: self.alive(name))
 
     def alive(self, name: str) -> bool:
         try:
@@ -74,12 +105,11 @@ class World:
         except OSError:
             return False
 
-    def kill(self, *names: str, number: int = signal.SIGKILL) -> None:
-        """Send a signal that ends them, and wait for their end."""
+    def kill(self, *names: str, number: int = signal.SIGKILL) -> list[int]:
+        """Send a signal that ends them, wait for their end, and give their exit codes."""
         for name in names:
             self.processes[name].send_signal(number)
-        for name in names:
-            self.processes.pop(name).wait(10)
+        return [self.processes.pop(name).wait(10) for name in names]
 
     def ask(self, name: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One HTTP request; `OSError` if it is not answered."""
@@ -104,6 +134,37 @@ class World:
     def post(self, name: str, path: str, body: Any, **headers: str) -> Answer:
         return self.ask(name, "POST", path, body, **headers)
 
+    def stock(self) -> dict[str, Any]:
+        """Add an item and a user, and wait until the shop sells it: the body of a checkout."""
+        new = {"item": {"name": "Millet", "price": 4000}}
+        item = self.post("inventory", "/api/item", new).json()
+        user = self.post("shop", "/api/user", {"name": "Kesha"}).json()
+        _eventually(lambda: item in self.get("shop", "/api/items"))
+        return {"user_id": user["id"], "item_ids": [item["id"]]}
+
+    def checkout(self, basket: dict[str, Any], **headers: str) -> str:
+        """Place an order, and give its id."""
+        answer = self.post("shop", "/api/checkout", basket, **headers)
+        assert answer.status == 201, answer
+        return str(answer.json()["id"])
+
+    def is_paid(self, order_id: str) -> bool:
+        return bool(self.get("shop", f"/api/orders/{order_id}")["status"] == "paid")
+
+    def is_told(self, *names: str) -> bool:
+        """Whether the journal has every event of these services."""
+        return not any(self.get(name, "/readyz")["outbox_waiting"] for name in names)
+
+    def rows(self, name: str, query: str) -> list[Any]:
+        """Look into the file of a process, or change it, from outside."""
+        path = self.settings.data_dir / f"{name}.db"
+        with contextlib.closing(sqlite3.connect(path, timeout=10)) as database, database:
+            return database.execute(query).fetchall()
+
+    def files(self, name: str) -> list[Path]:
+        """The database of a process, with what SQLite keeps beside it."""
+        return list(self.settings.data_dir.glob(f"{name}.db*"))
+
     def output(self, name: str, stream: str = "stdout") -> str:
         """What a process has written, over all its starts."""
         return self._log(name, stream).read_text(errors="replace")
@@ -111,7 +172,44 @@ class World:
     def _log(self, name: str, stream: str) -> Path:
         return self.settings.data_dir.parent / f"{Path(name).stem}.{stream}"
 
+    def children(self, process: subprocess.Popen[bytes]) -> dict[str, psutil.Process]:
+        """The processes that ``run_all.py`` has started, by name."""
+        found = psutil.Process(process.pid).children(recursive=True)
+        self._children += found
+        return {child.cmdline()[-1]: child for child in found}
+
     def end(self) -> None:
         for process in self._every:
-            process.kill()
-            process.wait()
+            if process.poll() is None:
+                self._children += psutil.Process(process.pid).children(recursive=True)
+                process.kill()
+                process.wait()
+        for child in self._children:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it compares the start time, too
+                child.kill()
+
+
+@contextlib.contextmanager
+def unread_pipe(reader: str) -> Iterator[int]:
+    """The writing end of a pipe whose reader is "gone", or "hangs" with the pipe full."""
+    source, target = os.pipe()
+    if reader == "gone":
+        os.close(source)
+    else:
+        os.set_blocking(target, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(target, b"." * 4096)
+        os.set_blocking(target, True)
+    try:
+        yield target
+    finally:
+        os.close(target)
+        if reader != "gone":
+            os.close(source)
+
+
+def _eventually(condition: Callable[[], Any]) -> Any:
+    from tests.conftest import eventually  # noqa: PLC0415  # conftest imports this module
+
+    return eventually(condition)

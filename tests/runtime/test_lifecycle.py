@@ -54,12 +54,12 @@ def test_a_task_that_ends_by_itself_ends_the_process() -> None:
     assert diary[2:] == ["stop b", "stop a"]
 
 
-def test_what_cannot_start_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_start_says_so_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     def make() -> list[Any]:
         raise StartError("another process is running")
 
     with pytest.raises(SystemExit) as ended:
         run("shop", make)
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert ended.value.code == 1
     assert (captured.out, captured.err) == ("", "shop: another process is running\n")

@@ -1,6 +1,5 @@
 """Log lines go to standard error, for people or machines, and never stop anything."""
 
-import io
 import json
 import logging
 import os
@@ -19,18 +18,13 @@ pytestmark = pytest.mark.usefixtures("own_logging")
 LEVELS = ["debug", "info", "warning", "error"]
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    captured = capsys.readouterr()
+def json_lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    captured = capfd.readouterr()
     assert captured.out == ""
     return [json.loads(line) for line in captured.err.splitlines()]
 
 
-def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     """Lines carry the request's id and the service; those of libraries, and tracebacks, too."""
     configure_logs("shop", Settings(LOG_FORMAT="json"))
     structlog.contextvars.bind_contextvars(request_id="r-1")
@@ -42,7 +36,7 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     except ValueError:
         log.exception("failed")
 
-    sold, odd, failed = json_lines(capsys)
+    sold, odd, failed = json_lines(capfd)
     timestamp = sold.pop("timestamp")
     assert timestamp.endswith("Z")
     expected = {"event": "sold", "price": 4000, "level": "info", "service": "shop"}
@@ -52,35 +46,37 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_lines_below_the_level_are_left_out(level: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_below_the_level_are_left_out(level: Any, capfd: pytest.CaptureFixture[str]) -> None:
     configure_logs("shop", Settings(LOG_FORMAT="json", LOG_LEVEL=level))
     for name in LEVELS:
         getattr(structlog.get_logger("x"), name)("ours")
         getattr(logging.getLogger("library"), name)("theirs")
-    told = [(line["event"], line["level"]) for line in json_lines(capsys)]
+    told = [(line["event"], line["level"]) for line in json_lines(capfd)]
     wanted = LEVELS[LEVELS.index(level) :]
     assert told == [(who, name) for name in wanted for who in ("ours", "theirs")]
 
 
 @pytest.mark.parametrize(("no_color", "colored"), [(None, True), ("", True), ("1", False)])
 def test_a_terminal_gets_colors_unless_they_are_unwanted(
-    no_color: str | None, colored: bool, monkeypatch: pytest.MonkeyPatch
+    no_color: str | None,
+    colored: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     if no_color is not None:
         monkeypatch.setenv("NO_COLOR", no_color)
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(os, "isatty", lambda descriptor: True)
     configure_logs("shop", Settings())
     structlog.get_logger("x").info("sold", price=4000)
-    assert ("\x1b[" in terminal.getvalue()) is colored
+    assert ("\x1b[" in capfd.readouterr().err) is colored
 
 
-def test_people_get_plain_lines_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_people_get_plain_lines_in_a_file(capfd: pytest.CaptureFixture[str]) -> None:
     configure_logs("shop", Settings())
     structlog.contextvars.bind_contextvars(request_id="r-1")
     structlog.get_logger("x").info("sold", price=4000)
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     (line,) = captured.err.splitlines()
     assert captured.out == ""
     assert "\x1b[" not in line

@@ -1,0 +1,281 @@
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from broker.journal import Journal
+from inventory.app import Inventory
+from messaging.transport import Peer
+from messaging.wire import START, Ack, Event, Message, Place, Refuse, Replay, Want
+from runtime.errors import StartError
+from runtime.settings import Settings
+from shop.app import Shop
+from tests.conftest import Broker, eventually
+from tests.processes import World
+
+OLDER, EPOCH, NEWER = (bytes([*range(15), number]) for number in (1, 2, 3))
+
+
+class FakePeer:
+    """Collects what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+def event(sequence: int, epoch: bytes = EPOCH, body: bytes = b"", stream: str = "items") -> Event:
+    return Event(stream, Place(epoch, sequence), body or b"body %d" % sequence)
+
+
+def ack(sequence: int, epoch: bytes = EPOCH) -> Ack:
+    return Ack("items", Place(epoch, sequence))
+
+
+def want(sequence: int, epoch: bytes = EPOCH, reader: str = "shop", stream: str = "items") -> Want:
+    return Want(stream, reader, Place(epoch, sequence))
+
+
+class Bench:
+    """A journal, asked and answering directly."""
+
+    def __init__(self, path: Path) -> None:
+        self.peer = FakePeer()
+        self.journal = Journal(path, cast(Peer, self.peer))
+        self.journal.open()
+
+    def handle(self, *messages: Message) -> list[Message]:
+        """Handle messages that arrived together, and give the answers."""
+        self.peer.sent.clear()
+        self.journal.handle(list(messages))
+        return list(self.peer.sent)
+
+    def kept(self, after: Place = START) -> list[tuple[Place, bytes]]:
+        """The events behind a place, as a reader gets them."""
+        answer = self.handle(Want("items", "test", after))
+        return [(m.place, m.body) for m in answer[:-1] if isinstance(m, Replay)]
+
+
+def rows(path: Path) -> list[tuple[str, int]]:
+    """What is on disk: stream and sequence, in order."""
+    database = sqlite3.connect(path)
+    query = "SELECT stream, sequence FROM entry ORDER BY stream, epoch, sequence"
+    found = database.execute(query).fetchall()
+    database.close()
+    return found
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "broker.db"
+
+
+@pytest.fixture
+def bench(path: Path) -> Iterator[Bench]:
+    bench = Bench(path)
+    yield bench
+    bench.journal._database.close()
+
+
+def test_exactly_the_next_event_is_appended(bench: Bench, path: Path) -> None:
+    """What comes after a gap is ignored, and what is there already only acknowledged."""
+    assert bench.handle(event(2)) == [Ack("items", START)]
+    assert bench.handle(event(1), event(2), event(4)) == [ack(2)]
+    assert bench.handle(event(1)) == [ack(2)]
+    assert bench.handle(event(3), event(3), event(2), event(5)) == [ack(3)]
+    assert rows(path) == [("items", 1), ("items", 2), ("items", 3)]
+
+
+def test_each_stream_is_counted_for_itself(bench: Bench) -> None:
+    other = event(1, stream="orders")
+    answers = bench.handle(event(1), other, event(2))
+    assert answers == [ack(2), Ack("orders", other.place)]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_duplicate_with_another_body_is_refused(bench: Bench, together: bool) -> None:
+    first, forged = [event(1), event(2)], event(1, body=b"other")
+    if together:
+        answers = bench.handle(*first, forged)
+    else:
+        bench.handle(*first)
+        answers = bench.handle(forged)
+    assert Refuse("items", forged.place) in answers
+    assert [body for _, body in bench.kept()] == [b"body 1", b"body 2"]
+
+
+def test_a_newer_epoch_starts_at_1_and_closes_the_one_before(bench: Bench) -> None:
+    bench.handle(event(1), event(2))
+    assert bench.handle(event(3, NEWER)) == [ack(2)]
+    assert bench.handle(event(1, NEWER), event(2, NEWER), event(3)) == [ack(2, NEWER)]
+    assert [place for place, _ in bench.kept()] == [
+        Place(EPOCH, 1),
+        Place(EPOCH, 2),
+        Place(NEWER, 1),
+        Place(NEWER, 2),
+    ]
+
+
+@pytest.mark.parametrize("sequence", [1, 2, 3])
+def test_an_event_of_an_older_epoch_is_answered_with_the_newest_ack(
+    bench: Bench, sequence: int
+) -> None:
+    bench.handle(event(1), event(2))
+    assert bench.handle(event(sequence, OLDER, b"other")) == [ack(2)]
+    assert len(bench.kept()) == 2
+
+
+def test_all_that_has_arrived_is_one_commit(bench: Bench, path: Path) -> None:
+    commits: list[None] = []
+    bench.journal._database.listeners.append(lambda: commits.append(None))
+    numbers = range(1, 513)
+    bench.handle(*map(event, numbers), *(event(n, stream="orders") for n in numbers))
+    assert (len(rows(path)), len(commits)) == (1024, 1)
+    bench.handle(*map(event, numbers))
+    assert len(commits) == 1
+
+
+def test_nothing_is_acknowledged_before_it_is_on_disk(bench: Bench, path: Path) -> None:
+    found: list[int] = []
+    bench.peer.send = lambda message: found.append(len(rows(path)))  # type: ignore[method-assign]
+    bench.handle(event(1), event(2))
+    assert found == [2]
+
+
+def test_an_answer_has_at_most_256_events_and_ends_with_the_head(bench: Bench) -> None:
+    bench.handle(*map(event, range(1, 301)))
+    *replays, end = bench.handle(want(10))
+    assert replays == [
+        Replay("shop", "items", Place(EPOCH, n - 1), Place(EPOCH, n), event(n).body)
+        for n in range(11, 267)
+    ]
+    assert end == Replay("shop", "items", Place(EPOCH, 266), Place(EPOCH, 300), b"")
+
+
+@pytest.mark.parametrize("place", [START, Place(OLDER, 7), Place(EPOCH, 0)])
+def test_the_first_event_follows_the_wanted_place_itself(bench: Bench, place: Place) -> None:
+    """So that a reader gets on where the end of an older epoch was lost."""
+    bench.handle(event(1), event(1, NEWER))
+    one, other, end = bench.handle(Want("items", "shop", place))
+    assert one == Replay("shop", "items", place, Place(EPOCH, 1), b"body 1")
+    assert other == Replay("shop", "items", Place(EPOCH, 1), Place(NEWER, 1), b"body 1")
+    assert end == Replay("shop", "items", Place(NEWER, 1), Place(NEWER, 1), b"")
+
+
+@pytest.mark.parametrize("place", [Place(EPOCH, 2), Place(EPOCH, 9), Place(NEWER, 1)])
+def test_a_reader_that_has_it_all_or_more_gets_the_end_alone(bench: Bench, place: Place) -> None:
+    bench.handle(event(1), event(2))
+    answer = bench.handle(Want("items", "shop", place))
+    assert answer == [Replay("shop", "items", place, Place(EPOCH, 2), b"")]
+
+
+def test_an_empty_journal_answers_with_the_start(bench: Bench) -> None:
+    assert bench.handle(want(0)) == [Replay("shop", "items", Place(EPOCH, 0), START, b"")]
+
+
+def test_only_the_newest_waiting_want_of_a_reader_and_stream_is_answered(bench: Bench) -> None:
+    bench.handle(event(1), event(2), event(1, stream="orders"))
+    answers = bench.handle(
+        want(0), want(1), want(1, stream="orders"), want(2, reader="payment"), want(2)
+    )
+    ends = [(m.reader, m.stream, m.follows.sequence) for m in answers if isinstance(m, Replay)]
+    assert sorted(ends) == [("payment", "items", 2), ("shop", "items", 2), ("shop", "orders", 1)]
+
+
+def test_events_that_arrive_with_a_want_are_in_its_answer(bench: Bench) -> None:
+    answers = bench.handle(want(0), event(1))
+    assert [type(m) for m in answers] == [Ack, Replay, Replay]
+
+
+def test_a_second_journal_on_the_same_file_does_not_start(bench: Bench, path: Path) -> None:
+    with pytest.raises(StartError, match="another process is running on"):
+        Bench(path)
+    assert bench.handle(event(1)) == [ack(1)]
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"garbage", os.urandom(20_000), b"SQLite format 3\0" + b"\xff" * 9000], ids=len
+)
+def test_an_unreadable_file_is_set_aside_with_one_line(path: Path, garbage: bytes) -> None:
+    path.write_bytes(garbage)
+    with capture_logs() as lines:
+        bench = Bench(path)
+    assert bench.handle(event(1)) == [ack(1)]
+    (line,) = lines
+    assert "set aside" in line["event"]
+    assert Path(line["file"]).read_bytes() == garbage
+    bench.journal._database.close()
+
+
+def test_a_file_that_cannot_be_opened_is_left_alone(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StartError, match="DATA_DIR"):
+        Bench(path)
+    assert path.is_dir()
+
+
+def damage_header(data: bytearray) -> None:
+    data[:] = b"garbage" * 1000
+
+
+def damage_middle(data: bytearray) -> None:
+    quarter = len(data) // 4
+    data[quarter : 2 * quarter] = b"\xff" * quarter
+
+
+@pytest.mark.parametrize("damage", [damage_header, damage_middle])
+def test_a_damaged_journal_is_set_aside_and_filled_again(
+    settings: Settings, inventory: Inventory, shop: Shop, damage: Callable[[bytearray], None]
+) -> None:
+    """Also where the damage shows only in the middle of an answer."""
+    for n in range(150):
+        inventory.items.create("x" * 200, n)
+    first = Broker(settings)
+    inventory.exchange.start()
+    eventually(lambda: inventory.exchange.status()["outbox_waiting"] == 0)
+    first.stop()
+
+    database = sqlite3.connect(settings.data_dir / "broker.db")
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    data = bytearray((settings.data_dir / "broker.db").read_bytes())
+    damage(data)
+    elsewhere = settings.model_copy(update={"data_dir": settings.data_dir / "damaged"})
+    elsewhere.data_dir.mkdir()
+    (elsewhere.data_dir / "broker.db").write_bytes(data)
+
+    second = Broker(elsewhere)
+    try:
+        shop.exchange.start()
+        eventually(lambda: list(elsewhere.data_dir.glob("broker.db.unreadable-*")))
+        eventually(lambda: len(shop.catalogue.on_sale()) == 150)
+        eventually(lambda: len(rows(elsewhere.data_dir / "broker.db")) == 150)
+        assert second.journal.is_alive()
+    finally:
+        second.stop()
+
+
+def test_a_killed_broker_catches_up_when_it_is_back(
+    world: World, settings: Settings, inventory: Inventory, shop: Shop
+) -> None:
+    """Its journal goes on where it was, with what was told while it was down."""
+    world.start("broker")
+    inventory.exchange.start()
+    shop.exchange.start()
+    inventory.items.create("Perch", 1)
+    eventually(lambda: len(shop.catalogue.on_sale()) == 1)
+    world.kill("broker")
+    for n in range(2, 6):
+        inventory.items.create("Perch", n)
+    eventually(lambda: inventory.exchange.status()["broker"] == "down")
+    assert inventory.exchange.status()["outbox_waiting"] >= 4
+    world.start("broker")
+    eventually(lambda: [item["price"] for item in shop.catalogue.on_sale()] == [1, 2, 3, 4, 5])
+    eventually(lambda: inventory.exchange.status()["outbox_waiting"] == 0)
+    assert rows(settings.data_dir / "broker.db") == [("items", n) for n in range(1, 6)]

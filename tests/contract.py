@@ -1,0 +1,325 @@
+"""What every service promises over HTTP, as test classes that each service's tests fill in.
+
+They ask for two fixtures: ``service``, opened and not started, and ``client``, which asks it.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import pytest
+from falcon.testing import Result, TestClient
+from pydantic import TypeAdapter
+
+from messaging.event import Event
+from messaging.models import Outbox
+from messaging.wire import Place
+
+MAX_ID = 2**63 - 1
+EPOCH = bytes(15) + b"\x01"
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+NOT_NUMBERS = ['"4000"', "40.5", "true", "null", "1e999", "[1]", "{}", "9" * 400]
+NOT_IDS = [*NOT_NUMBERS, "0", "-1", str(MAX_ID + 1)]
+NOT_IDS_IN_PATH = ["0", "-1", "1.5", "abc", "%00", "%EF%BC%91", str(MAX_ID + 1), "9" * 5000]
+NAMES_TAKEN = {" \tKesha\n": "Kesha", "x": "x", " " + "x" * 200: "x" * 200, "🦜" * 200: "🦜" * 200}
+NAMES_REFUSED = ['""', '" \\t\\n "', f'"{"x" * 201}"', '"a\\u0000b"', "null", "1", "true", '["x"]']
+
+
+def written(body: Any, value: str) -> bytes:
+    """A body as JSON, with the text ``value`` where it has a ``...``."""
+    return json.dumps(body, default=lambda _: "HERE").replace('"HERE"', value).encode()
+
+
+def brief(value: object) -> str:
+    """What to call a test of this value."""
+    return repr(value)[:20]
+
+
+def post(client: TestClient, path: str, body: Any, key: str | None = None) -> Result:
+    """POST bytes as they are, and anything else as JSON."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"} | (
+        {} if key is None else {"Idempotency-Key": key}
+    )
+    return client.simulate_post(path, body=content, headers=headers)
+
+
+def contents(service: Any) -> str:
+    """Everything in a service's database."""
+    return "\n".join(service.database.connection().iterdump())
+
+
+@contextmanager
+def unchanged(service: Any) -> Iterator[None]:
+    """Whatever happens in this block, it changes nothing in the database."""
+    before = contents(service)
+    yield
+    assert contents(service) == before
+
+
+def events(service: Any) -> list[dict[str, Any]]:
+    """The documents of all events that a service has written, oldest first."""
+    rows = Outbox.select().order_by(Outbox.sequence).execute(service.database)
+    return [json.loads(row.body) for row in rows]
+
+
+def told(service: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """Type, subject and data of these events."""
+    return [(event["type"], event["subject"], event["data"]) for event in events(service)]
+
+
+def heard(service: Any, stream: str) -> list[Event]:
+    """These events, as another service receives them."""
+    documents = [(event["sequence"], json.dumps(event).encode()) for event in events(service)]
+    return [Event.parse(stream, Place(EPOCH, int(n)), body) for n, body in documents]
+
+
+def problem(answer: Result, status: int) -> dict[str, Any]:
+    """The problem document of an answer with this status, of exactly the promised form."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    document: dict[str, Any] = answer.json
+    members = {"type", "title", "status", "detail", "instance"}
+    assert set(document) == members | ({"errors"} if status == 422 else set())
+    assert document["status"] == status
+    assert all(document[name] and isinstance(document[name], str) for name in members - {"status"})
+    assert document["instance"].startswith("/")
+    for error in document.get("errors", []):
+        assert set(error) == {"field", "message"}
+        assert error["message"]
+    assert "Location" not in answer.headers
+    return document
+
+
+def fields(answer: Result) -> list[str]:
+    """The fields that a refusal names."""
+    return [error["field"] for error in problem(answer, 422)["errors"]]
+
+
+def matches(answer: Result, model: Any) -> bool:
+    """Whether an answer has the form of a declared model: all of its members, and no others."""
+    adapter = TypeAdapter(model)
+    shown = adapter.dump_json(adapter.validate_json(answer.content, strict=True))
+    return bool(json.loads(shown) == answer.json)
+
+
+class PostContract:
+    """What a POST promises, whatever it makes."""
+
+    path: ClassVar[str]
+    body: ClassVar[dict[str, Any]]
+
+    def written(self) -> bytes:
+        return json.dumps(self.body).encode()
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param(b"", id="empty"),
+            pytest.param(b"{", id="truncated"),
+            pytest.param(b"{'name': 1}", id="single quotes"),
+            pytest.param(b'{"name": "\xff"}', id="invalid UTF-8"),
+            pytest.param(b"[" * 100_000, id="brackets that stay open"),
+        ],
+    )
+    def test_not_json(self, service: Any, client: TestClient, content: bytes) -> None:
+        with unchanged(service):
+            problem(post(client, self.path, content), 400)
+
+    @pytest.mark.parametrize(
+        "extra",
+        [
+            pytest.param("NaN", id="NaN"),
+            pytest.param('"\\ud800"', id="lone surrogate"),
+            pytest.param("[" * 100_000 + "]" * 100_000, id="deep nesting"),
+            pytest.param("9" * 5000, id="5000 digits"),
+            pytest.param("1}{", id="two documents"),
+        ],
+    )
+    def test_hostile_json_in_a_field_that_nobody_knows(
+        self, service: Any, client: TestClient, extra: str
+    ) -> None:
+        with unchanged(service):
+            problem(post(client, self.path, written({**self.body, "extra": ...}, extra)), 400)
+
+    def test_only_utf_8_without_a_mark(self, service: Any, client: TestClient) -> None:
+        with unchanged(service):
+            for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+                problem(post(client, self.path, self.written().decode().encode(encoding)), 400)
+
+    def test_not_an_object(self, service: Any, client: TestClient) -> None:
+        with unchanged(service):
+            for content in (b"null", b"1", b'"x"', b"[]", b"[{}]"):
+                assert fields(post(client, self.path, content)), content
+
+    def test_no_fields(self, service: Any, client: TestClient) -> None:
+        """Every field that is missing is named."""
+        with unchanged(service):
+            assert fields(post(client, self.path, {})) == list(self.body)
+
+    @pytest.mark.parametrize("extra", ["1", "1e999", "1" * 400, "[" * 100 + "]" * 100, '"\\u0000"'])
+    def test_fields_that_nobody_knows_are_ignored(self, client: TestClient, extra: str) -> None:
+        content = written({"extra": ..., **self.body}, extra)
+        assert post(client, self.path, content, key="a").status_code == 201
+        assert post(client, self.path, content).status_code == 201
+
+    def test_a_member_twice(self, client: TestClient) -> None:
+        content = self.written()
+        twice = content[:-1] + b", " + content[1:]
+        assert post(client, self.path, twice).status_code == 201
+
+    def test_other_media_types(self, service: Any, client: TestClient) -> None:
+        types = ("", "text/plain", "application/x-www-form-urlencoded", "application/jsons")
+        with unchanged(service):
+            for headers in (None, *({"Content-Type": name} for name in types)):
+                answer = client.simulate_post(self.path, body=self.written(), headers=headers)
+                problem(answer, 415)
+
+    def test_up_to_a_mebibyte(self, service: Any, client: TestClient) -> None:
+        content = self.written().ljust(1024 * 1024)
+        assert post(client, self.path, content).status_code == 201
+        with unchanged(service):
+            problem(post(client, self.path, content + b" "), 413)
+
+    def test_other_methods(self, client: TestClient) -> None:
+        for method in ("GET", "PUT", "PATCH", "DELETE"):
+            answer = client.simulate_request(method, self.path)
+            problem(answer, 405)
+            assert "POST" in answer.headers["Allow"]
+
+    def test_same_key_gives_the_same_answer(self, service: Any, client: TestClient) -> None:
+        """However the body is spaced and its members are ordered, and with one effect."""
+        first = post(client, self.path, self.body, key="a")
+        assert first.status_code == 201
+        backwards = json.loads(self.written(), object_pairs_hook=lambda pairs: dict(pairs[::-1]))
+        with unchanged(service):
+            for body in (self.body, json.dumps(backwards, indent=3).encode()):
+                again = post(client, self.path, body, key="a")
+                assert again.status_code == 201
+                assert again.content == first.content
+                for header in ("Content-Type", "Location"):
+                    assert again.headers.get(header) == first.headers.get(header)
+
+    def test_same_key_with_another_body(self, service: Any, client: TestClient) -> None:
+        post(client, self.path, self.body, key="a")
+        with unchanged(service):
+            other = post(client, self.path, {**self.body, "extra": 1}, key="a")
+            assert fields(other) == ["Idempotency-Key"]
+
+    def test_another_key_or_none_is_another_request(self, client: TestClient) -> None:
+        answers = [post(client, self.path, self.body, key) for key in ("a", "b", "A", None, None)]
+        assert len({answer.json["id"] for answer in answers}) == len(answers)
+
+    def test_events_carry_the_request_id(self, service: Any, client: TestClient) -> None:
+        before = len(events(service))
+        headers = {"Content-Type": "application/json", "X-Request-ID": "from-the-page"}
+        client.simulate_post(self.path, body=self.written(), headers=headers)
+        assert {event["correlationid"] for event in events(service)[before:]} <= {"from-the-page"}
+
+    def test_refusals_are_not_kept(self, client: TestClient) -> None:
+        problem(post(client, self.path, {}, key="a"), 422)
+        problem(post(client, self.path, b"{", key="a"), 400)
+        assert post(client, self.path, self.body, key="a").status_code == 201
+
+    def test_keys(self, client: TestClient) -> None:
+        for key in ("!", "~" * 255, 'a"b\\'):
+            assert post(client, self.path, self.body, key).status_code == 201, key
+
+    def test_wrong_keys(self, service: Any, client: TestClient) -> None:
+        with unchanged(service):
+            for key in ("", "x" * 256, "a b", "a\tb", "é", "\x7f"):
+                answer = post(client, self.path, self.body, key)
+                assert fields(answer) == ["Idempotency-Key"], key
+
+
+class ListContract:
+    """What a list promises, whatever it lists. ``query`` is what it cannot do without."""
+
+    path: ClassVar[str]
+    query: ClassVar[dict[str, Any]] = {}
+    newest_first: ClassVar[bool] = False
+
+    def add(self, service: Any) -> Any:
+        """Add something that the list shows, and give its id."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def ids(self, service: Any) -> list[Any]:
+        """The ids of five entries, in the order of the list."""
+        added = [str(self.add(service)) for _ in range(5)]
+        return added[::-1] if self.newest_first else added
+
+    def get(self, client: TestClient, headers: Any = None, **query: Any) -> Result:
+        return client.simulate_get(self.path, params=self.query | query, headers=headers)
+
+    def test_is_whole_without_a_limit(self, client: TestClient, ids: list[Any]) -> None:
+        answer = self.get(client)
+        assert answer.status_code == 200
+        assert [str(row["id"]) for row in answer.json] == ids
+        assert "Link" not in answer.headers
+        assert answer.headers["Content-Type"] == "application/json"
+
+    def test_may_be_empty(self, client: TestClient) -> None:
+        for query in ({}, {"limit": 1}):
+            answer = self.get(client, **query)
+            assert (answer.status_code, answer.json) == (200, [])
+            assert "Link" not in answer.headers
+
+    @pytest.mark.parametrize("limit", [1, 2, 4, 5, 6, 1000])
+    def test_pages_make_up_the_list(self, client: TestClient, ids: list[Any], limit: int) -> None:
+        """Following the links gives each entry once, and the last page has no link."""
+        whole = self.get(client).json
+        pages = [self.get(client, limit=limit)]
+        while link := pages[-1].headers.get("Link"):
+            match = re.fullmatch(r'<(/api/[^>]+)>; rel="next"', link)
+            assert match
+            pages.append(client.simulate_get(match[1]))
+        assert [row for page in pages for row in page.json] == whole
+        assert [len(page.json) for page in pages[:-1]] == [limit] * (len(pages) - 1)
+        assert 0 < len(pages[-1].json) <= limit
+
+    def test_after_without_a_limit_is_the_rest(self, client: TestClient, ids: list[Any]) -> None:
+        rest = self.get(client, after=ids[1])
+        assert [str(row["id"]) for row in rest.json] == ids[2:]
+        assert self.get(client, after=ids[-1]).json == []
+
+    @pytest.mark.parametrize("name", ["limit", "after"])
+    def test_wrong_parameters(self, client: TestClient, name: str) -> None:
+        """Nothing but one whole number in range will do; an order's id is no number at all."""
+        texts = ("abc", "0", "-1", "", "1.0", " 1", "\uff11", str(MAX_ID + 1), "9" * 5000)
+        for value in (*texts, "1001" * (name == "limit"), ["1", "2"]):
+            query = self.query | {name: value}
+            answer = client.simulate_get(self.path, params=query, params_csv=False)
+            assert fields(answer) == [name], value
+
+    @pytest.mark.parametrize("query", [{}, {"limit": 2}])
+    def test_is_not_sent_to_who_has_it(
+        self, service: Any, client: TestClient, ids: list[Any], query: dict[str, Any]
+    ) -> None:
+        first = self.get(client, **query)
+        etag = first.headers["ETag"]
+        assert re.fullmatch(r'(W/)?"[^"]+"', etag)
+        for known in (etag, f'"other", {etag}', "*"):
+            same = self.get(client, {"If-None-Match": known}, **query)
+            assert (same.status_code, same.content) == (304, b"")
+            assert same.headers["ETag"] == etag
+        for unknown in ('"other"', "", '"', "é", ","):
+            answer = self.get(client, {"If-None-Match": unknown}, **query)
+            assert (answer.status_code, answer.json) == (200, first.json)
+
+    def test_is_sent_when_it_has_changed(
+        self, service: Any, client: TestClient, ids: list[Any]
+    ) -> None:
+        etag = self.get(client).headers["ETag"]
+        self.add(service)
+        changed = self.get(client, {"If-None-Match": etag})
+        assert (changed.status_code, len(changed.json)) == (200, 6)
+        assert changed.headers["ETag"] != etag
+
+    def test_other_methods(self, client: TestClient) -> None:
+        for method in ("POST", "PUT", "PATCH", "DELETE"):
+            answer = client.simulate_request(method, self.path)
+            problem(answer, 405)
+            assert "GET" in answer.headers["Allow"]

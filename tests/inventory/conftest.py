@@ -1,0 +1,16 @@
+"""The service that these tests are about, and who asks it."""
+
+import pytest
+from falcon.testing import TestClient
+
+from inventory.app import Inventory, create_app
+
+
+@pytest.fixture
+def service(inventory: Inventory) -> Inventory:
+    return inventory
+
+
+@pytest.fixture
+def client(service: Inventory) -> TestClient:
+    return TestClient(create_app(service))

@@ -1,0 +1,143 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+import zmq
+from structlog.testing import capture_logs
+
+import messaging.transport
+from broker.forwarder import Forwarder
+from messaging.transport import ForwarderTransport, Peer
+from messaging.wire import START, Ack, Event, Message, Place, Want, pack, topic
+from runtime.settings import Settings
+from tests.conftest import eventually
+from tests.messaging.conftest import EPOCH, Clock, live
+
+Connect = Callable[..., Peer]
+
+
+@pytest.fixture
+def urls(settings: Settings) -> tuple[str, str]:
+    return settings.broker_publish_url, settings.broker_subscribe_url
+
+
+@pytest.fixture
+def forwarder(urls: tuple[str, str]) -> Iterator[Forwarder]:
+    running = Forwarder(*urls)
+    running.start()
+    yield running
+    if running.is_alive():
+        running.stop()
+
+
+@pytest.fixture
+def connect(urls: tuple[str, str]) -> Iterator[Connect]:
+    """Open peers that hear the given topics; they are closed after the test."""
+    opened: list[Peer] = []
+
+    def connect(*topics: bytes) -> Peer:
+        opened.append(Peer(*urls, list(topics)))
+        opened[-1].open()
+        return opened[-1]
+
+    yield connect
+    for peer in opened:
+        with suppress(zmq.ZMQError):  # a test has closed it
+            peer.close()
+
+
+def heard(peer: Peer, send: Callable[[], object]) -> list[Message]:
+    """What a peer hears at last: subscriptions take a moment, so it is sent over and over."""
+
+    def poll() -> list[Message]:
+        send()
+        return peer.poll(0.05)
+
+    return eventually(poll)
+
+
+def test_messages_reach_who_subscribed(forwarder: Forwarder, connect: Connect) -> None:
+    writer, reader = connect(), connect(topic(Event, "numbers"), topic(Ack, "others"))
+
+    def send() -> None:
+        writer.send(Ack("numbers", START))
+        writer.send(live(1)._replace(stream="numbers-2"))
+        writer.send(live(1))
+
+    assert set(heard(reader, send)) == {live(1)}
+
+
+def test_a_wanted_place_goes_out_with_the_readers_name(
+    forwarder: Forwarder, connect: Connect, urls: tuple[str, str]
+) -> None:
+    asked, way = connect(topic(Want)), ForwarderTransport(*urls, "me", [])
+    way.open()
+    place = Place(EPOCH, 7)
+    assert heard(asked, lambda: way.fetch("numbers", place))[0] == Want("numbers", "me", place)
+    way.close()
+
+
+def test_a_peer_knows_whether_the_broker_is_up_and_comes_back_by_itself(
+    connect: Connect, urls: tuple[str, str]
+) -> None:
+    peer = connect(topic(Event))
+    peer.poll(0)
+    assert not peer.up
+    peer.send(live(1))  # to nobody, without waiting
+    for _ in range(2):
+        forwarder = Forwarder(*urls)
+        forwarder.start()
+        eventually(lambda: peer.poll(0.05) or peer.up)
+        assert heard(peer, lambda: peer.send(live(2)))[-1] == live(2)
+        forwarder.stop()
+        eventually(lambda: not (peer.poll(0.05) or peer.up))
+
+
+def test_any_thread_can_end_the_wait_of_a_poll(connect: Connect) -> None:
+    peer = connect()
+    for _ in range(5000):  # more than fit are no reason to wait
+        peer.wake()
+    begin = time.monotonic()
+    waker = threading.Timer(0.05, peer.wake)
+    waker.start()
+    while time.monotonic() < begin + 0.05:
+        assert peer.poll(30) == []
+    waker.join()
+    assert time.monotonic() - begin < 10
+    peer.close()
+    peer.wake()
+    assert not peer.up
+    Peer("tcp://127.0.0.1:1", "tcp://127.0.0.1:1", []).wake()
+
+
+def test_malformed_frames_are_counted_and_dropped_with_one_line_a_minute(
+    forwarder: Forwarder, connect: Connect, urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, peer = Clock(), connect(topic(Event))
+    monkeypatch.setattr(messaging.transport.time, "monotonic", clock)
+    raw = zmq.Context()
+    stranger = raw.socket(zmq.PUB)
+    stranger.connect(urls[0])
+
+    def poll_until(count: int) -> None:
+        for _ in range(500):
+            if peer.malformed >= count:
+                return
+            for frames in ([b"event/"], [b"event/numbers/", b"short"], pack(live(1))[:3]):
+                stranger.send_multipart(frames)
+            assert peer.poll(0.01) == []
+        pytest.fail("malformed frames were not counted")
+
+    with capture_logs() as lines:
+        poll_until(9)
+        clock.now += 59
+        poll_until(peer.malformed + 3)
+        assert [line["log_level"] for line in lines] == ["warning"]
+        clock.now += 1
+        poll_until(peer.malformed + 3)
+        assert len(lines) == 2
+    good = heard(peer, lambda: stranger.send_multipart(pack(live(1))))
+    assert good[0] == live(1)
+    raw.destroy(linger=0)

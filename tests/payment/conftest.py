@@ -1,0 +1,16 @@
+"""The service that these tests are about, and who asks it."""
+
+import pytest
+from falcon.testing import TestClient
+
+from payment.app import Payment, create_app
+
+
+@pytest.fixture
+def service(payment: Payment) -> Payment:
+    return payment
+
+
+@pytest.fixture
+def client(service: Payment) -> TestClient:
+    return TestClient(create_app(service))

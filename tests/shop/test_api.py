@@ -1,0 +1,235 @@
+"""The shop's HTTP interface."""
+
+from typing import Any, ClassVar
+from uuid import UUID, uuid4
+
+import pytest
+from falcon.testing import TestClient
+
+from runtime.problem import Problem
+from shop.api import Item, Order, User
+from shop.app import Shop
+from tests.contract import (
+    EPOCH,
+    MAX_ID,
+    NAMES_REFUSED,
+    NAMES_TAKEN,
+    NOT_IDS,
+    TIME,
+    ListContract,
+    PostContract,
+    brief,
+    events,
+    fields,
+    matches,
+    post,
+    problem,
+    unchanged,
+    written,
+)
+from tests.shop.conftest import item
+
+
+class TestUserPost(PostContract):
+    path = "/api/user"
+    body: ClassVar[dict[str, Any]] = {"name": "Kesha"}
+
+
+@pytest.mark.usefixtures("stocked")
+class TestCheckoutPost(PostContract):
+    path = "/api/checkout"
+    body: ClassVar[dict[str, Any]] = {"user_id": 1, "item_ids": [1, 2, 2]}
+
+
+class TestUserList(ListContract):
+    path = "/api/users"
+
+    def add(self, service: Shop) -> int:
+        return int(service.users.create("Kesha")["id"])
+
+
+class TestItemList(ListContract):
+    """Between the items that are shown there are some that are not for sale."""
+
+    path = "/api/items"
+
+    def add(self, service: Shop) -> int:
+        last = max((row["id"] for row in service.catalogue.on_sale()), default=0)
+        service.catalogue.update(EPOCH, item(last + 1, active=False))
+        service.catalogue.update(EPOCH, item(last + 2))
+        return int(last + 2)
+
+
+@pytest.mark.usefixtures("stocked")
+class TestOrderList(ListContract):
+    """Between a user's orders there are another's."""
+
+    path = "/api/orders"
+    query: ClassVar[dict[str, Any]] = {"user_id": 1}
+    newest_first = True
+
+    def add(self, service: Shop) -> UUID:
+        service.orders.checkout(2, [1])
+        return UUID(str(service.orders.checkout(1, [3, 1, 1])["id"]))
+
+
+def test_create_a_user(client: TestClient) -> None:
+    answer = post(client, "/api/user", {"name": "Kesha"})
+    assert (answer.status_code, answer.json) == (201, {"id": 1, "name": "Kesha"})
+    assert client.simulate_get("/api/users").json == [answer.json]
+
+
+@pytest.mark.parametrize("given", NAMES_TAKEN, ids=brief)
+def test_names_are_trimmed(client: TestClient, given: str) -> None:
+    answer = post(client, "/api/user", {"name": given})
+    assert (answer.status_code, answer.json["name"]) == (201, NAMES_TAKEN[given])
+
+
+@pytest.mark.parametrize("name", NAMES_REFUSED, ids=brief)
+def test_wrong_names(service: Shop, client: TestClient, name: str) -> None:
+    with unchanged(service):
+        assert fields(post(client, "/api/user", written({"name": ...}, name))) == ["name"]
+
+
+def test_items_are_shown_as_the_warehouse_shows_them(stocked: Shop, client: TestClient) -> None:
+    """Only those that are for sale."""
+    rows = client.simulate_get("/api/items").json
+    assert [row["id"] for row in rows] == [1, 2, 3]
+    assert rows[0] == {"id": 1, "name": "Item 1", "price": 100, "active": True}
+
+
+def test_checkout(stocked: Shop, client: TestClient) -> None:
+    """An id that is there twice means two of it."""
+    answer = post(client, "/api/checkout", {"user_id": 1, "item_ids": [2, 1, 2]})
+    order = answer.json
+    assert answer.status_code == 201
+    assert answer.headers["Location"] == f"/api/orders/{UUID(order['id'])}"
+    assert TIME.fullmatch(order["placed_at"])
+    assert order == {
+        "id": order["id"],
+        "user_id": 1,
+        "items": [
+            {"item_id": 1, "name": "Item 1", "price": 100, "quantity": 1},
+            {"item_id": 2, "name": "Item 2", "price": 200, "quantity": 2},
+        ],
+        "price": 500,
+        "status": "placed",
+        "placed_at": order["placed_at"],
+        "paid_at": None,
+    }
+    shown = client.simulate_get(answer.headers["Location"])
+    assert (shown.status_code, shown.json) == (200, order)
+    assert client.simulate_get("/api/orders?user_id=1").json == [order]
+    assert client.simulate_get("/api/orders?user_id=2").json == []
+
+
+def test_a_paid_order_is_shown_as_paid(stocked: Shop, client: TestClient) -> None:
+    """The kept answer to its checkout stays what it was."""
+    body = {"user_id": 1, "item_ids": [1]}
+    placed = post(client, "/api/checkout", body, key="a")
+    stocked.orders.mark_paid(UUID(placed.json["id"]), "2026-11-23T10:00:00.123Z")
+    shown = client.simulate_get(placed.headers["Location"]).json
+    paid = {"status": "paid", "paid_at": "2026-11-23T10:00:00.123Z"}
+    assert shown == placed.json | paid
+    assert post(client, "/api/checkout", body, key="a").content == placed.content
+
+
+def test_everything_that_cannot_be_bought_is_named_at_once(
+    stocked: Shop, client: TestClient
+) -> None:
+    """The user, and each place of an item that is unknown or not for sale."""
+    with unchanged(stocked):
+        body = {"user_id": 3, "item_ids": [9, 1, 4, 9, MAX_ID]}
+        wrong = ["user_id", "item_ids.0", "item_ids.2", "item_ids.3", "item_ids.4"]
+        assert fields(post(client, "/api/checkout", body)) == wrong
+        assert fields(post(client, "/api/checkout", {"user_id": 1, "item_ids": [1, 4]})) == [
+            "item_ids.1"
+        ]
+
+
+def test_a_checkout_that_became_possible_is_done(stocked: Shop, client: TestClient) -> None:
+    """Its refusal was not kept under its key."""
+    body = {"user_id": 1, "item_ids": [4]}
+    problem(post(client, "/api/checkout", body, key="a"), 422)
+    stocked.catalogue.update(EPOCH, item(4, version=2))
+    assert post(client, "/api/checkout", body, key="a").status_code == 201
+
+
+@pytest.mark.parametrize("user_id", NOT_IDS, ids=brief)
+def test_wrong_user_ids(stocked: Shop, client: TestClient, user_id: str) -> None:
+    with unchanged(stocked):
+        body = written({"user_id": ..., "item_ids": [1]}, user_id)
+        assert fields(post(client, "/api/checkout", body)) == ["user_id"]
+        query = {"user_id": user_id}
+        assert fields(client.simulate_get("/api/orders", params=query)) == ["user_id"]
+
+
+@pytest.mark.parametrize("item_id", NOT_IDS, ids=brief)
+def test_wrong_item_ids(stocked: Shop, client: TestClient, item_id: str) -> None:
+    with unchanged(stocked):
+        body = written({"user_id": 1, "item_ids": [1, ...]}, item_id)
+        (field,) = fields(post(client, "/api/checkout", body))
+        assert field == "item_ids.1"
+
+
+@pytest.mark.parametrize(
+    "item_ids", [[], None, {}, "1", 1, [1] * 1001, [1] * 100_000, [0] * 300_000], ids=brief
+)
+def test_wrong_lists_of_item_ids(stocked: Shop, client: TestClient, item_ids: Any) -> None:
+    with unchanged(stocked):
+        answer = post(client, "/api/checkout", {"user_id": 1, "item_ids": item_ids})
+        assert fields(answer) == ["item_ids"]
+
+
+def test_a_thousand_item_ids(stocked: Shop, client: TestClient) -> None:
+    answer = post(client, "/api/checkout", {"user_id": 1, "item_ids": [1] * 1000})
+    assert answer.status_code == 201
+    assert (answer.json["price"], answer.json["items"][0]["quantity"]) == (100_000, 1000)
+
+
+def test_the_largest_order(stocked: Shop, client: TestClient) -> None:
+    """A thousand items with the longest ids and the highest price still fit into an event."""
+    ids = list(range(MAX_ID - 999, MAX_ID + 1))
+    with stocked.database.write():
+        for item_id in ids:
+            stocked.catalogue.update(EPOCH, item(item_id, price=10**9, name="🦜" * 200))
+    answer = post(client, "/api/checkout", {"user_id": 1, "item_ids": ids}, key="a")
+    assert (answer.status_code, answer.json["price"]) == (201, 10**12)
+    assert len(events(stocked)[0]["data"]["items"]) == 1000
+
+
+@pytest.mark.parametrize("order_id", ["1", "0", "abc", "%00", str(UUID(int=1)), f"{UUID(int=1)}0"])
+def test_unknown_orders(stocked: Shop, client: TestClient, order_id: str) -> None:
+    problem(client.simulate_get(f"/api/orders/{order_id}"), 404)
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("", "user_id"),
+        ("user_id=", "user_id"),
+        ("user_id=1&user_id=1", "user_id"),
+        (f"user_id=1&after={uuid4()}", "after"),
+    ],
+    ids=["no user", "blank", "two users", "after an unknown one"],
+)
+def test_wrong_queries(stocked: Shop, client: TestClient, query: str, field: str) -> None:
+    assert fields(client.simulate_get("/api/orders", query_string=query)) == [field]
+
+
+def test_each_path_has_its_own_keys(stocked: Shop, client: TestClient) -> None:
+    body = {"name": "Kesha", "user_id": 1, "item_ids": [1]}
+    assert post(client, "/api/user", body, key="a").json["name"] == "Kesha"
+    assert post(client, "/api/checkout", body, key="a").json["user_id"] == 1
+
+
+def test_answers_are_as_declared(stocked: Shop, client: TestClient) -> None:
+    assert matches(post(client, "/api/user", {"name": "Kesha"}), User)
+    assert matches(client.simulate_get("/api/users"), list[User])
+    assert matches(client.simulate_get("/api/items"), list[Item])
+    placed = post(client, "/api/checkout", {"user_id": 1, "item_ids": [1, 2, 2]})
+    assert matches(placed, Order)
+    stocked.orders.mark_paid(UUID(placed.json["id"]), "2026-11-23T10:00:00.123Z")
+    assert matches(client.simulate_get(placed.headers["Location"]), Order)
+    assert matches(client.simulate_get("/api/orders?user_id=1"), list[Order])
+    assert matches(post(client, "/api/checkout", {}), Problem)

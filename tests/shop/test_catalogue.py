@@ -1,0 +1,85 @@
+"""The catalogue: what becomes of what the warehouse tells."""
+
+from typing import Any
+
+from hypothesis import HealthCheck, given
+from hypothesis import settings as run
+from hypothesis import strategies as st
+
+from shop.app import Shop
+from tests.contract import events, unchanged
+from tests.shop.conftest import item
+
+OLD, NEW = (bytes(15) + bytes([number]) for number in (1, 2))
+
+
+def names(shop: Shop) -> list[str]:
+    return [row["name"] for row in shop.catalogue.on_sale()]
+
+
+def test_an_item_is_taken_over(shop: Shop) -> None:
+    shop.catalogue.update(OLD, item(7, name="Millet"))
+    shown = {"id": 7, "name": "Millet", "price": 700, "active": True}
+    assert shop.catalogue.on_sale() == [shown]
+    assert shop.catalogue.find([6, 7]) == {7: shown}
+    assert events(shop) == []
+
+
+def test_an_inactive_item_is_known_and_not_on_sale(shop: Shop) -> None:
+    shop.catalogue.update(OLD, item(7))
+    shop.catalogue.update(OLD, item(7, active=False, version=2))
+    assert shop.catalogue.on_sale() == []
+    assert shop.catalogue.find([7])[7]["active"] is False
+
+
+def test_a_newer_version_replaces_all_of_an_older_one(shop: Shop) -> None:
+    shop.catalogue.update(OLD, item(1))
+    newer = {"id": 1, "name": "Hemp", "price": 5, "active": True}
+    shop.catalogue.update(OLD, {**newer, "version": 3})
+    assert shop.catalogue.on_sale() == [newer]
+
+
+def test_an_older_version_or_the_same_changes_nothing(shop: Shop) -> None:
+    shop.catalogue.update(OLD, item(1, version=2))
+    with unchanged(shop):
+        for version in (1, 2):
+            shop.catalogue.update(OLD, item(1, version=version, name="old", active=False))
+
+
+def test_a_new_epoch_starts_with_an_empty_catalogue(shop: Shop) -> None:
+    """Even with a lower version of the same item: it is another warehouse."""
+    for item_id in (1, 2):
+        shop.catalogue.update(OLD, item(item_id, version=9))
+    shop.catalogue.update(NEW, item(1, name="new"))
+    assert names(shop) == ["new"]
+    with unchanged(shop):
+        shop.catalogue.update(OLD, item(1, version=10))
+        shop.catalogue.update(OLD, item(2, version=10))
+
+
+@run(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([OLD, NEW]), st.integers(1, 3), st.integers(1, 4)), max_size=25
+    )
+)
+def test_the_newest_stays_whatever_comes_in_whatever_order(
+    shop: Shop, updates: list[tuple[bytes, int, int]]
+) -> None:
+    """Doubled, late and mixed: each item of the newest epoch is as its newest version says."""
+    expected: dict[int, dict[str, Any]] = {}
+    newest = max((epoch for epoch, _, _ in updates), default=OLD)
+    with shop.database.atomic() as transaction:
+        for epoch, item_id, version in updates:
+            told = item(
+                item_id, name=f"{epoch.hex()} {version}", active=version % 2, version=version
+            )
+            shop.catalogue.update(epoch, told)
+            if epoch == newest and version >= expected.get(item_id, told)["version"]:
+                expected[item_id] = told
+        found = shop.catalogue.find([1, 2, 3])
+        transaction.rollback()
+    assert {item_id: row["name"] for item_id, row in found.items()} == {
+        item_id: row["name"] for item_id, row in expected.items()
+    }
+    assert all(row["active"] == expected[item_id]["active"] for item_id, row in found.items())

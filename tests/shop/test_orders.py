@@ -1,0 +1,100 @@
+"""The rules of orders, and what is told of them."""
+
+from unittest.mock import Mock
+from uuid import UUID, uuid4
+
+import pytest
+
+from messaging.outbox import Outbox
+from runtime.errors import NotFound, Refused
+from shop import orders
+from shop.app import Shop
+from tests.contract import EPOCH, events, told, unchanged
+from tests.shop.conftest import item
+
+PAID_AT = "2026-11-23T10:00:00.123Z"
+
+
+def test_an_order_is_told_with_its_price(stocked: Shop) -> None:
+    order = stocked.orders.checkout(2, [3, 1, 3])
+    lines = [
+        {"item_id": 1, "quantity": 1, "price": 100},
+        {"item_id": 3, "quantity": 2, "price": 300},
+    ]
+    data = {"order_id": str(order["id"]), "user_id": 2, "price": 700, "items": lines}
+    assert told(stocked) == [("order.placed", str(order["id"]), data)]
+    (event,) = events(stocked)
+    assert (event["source"], event["time"]) == ("/shop", order["placed_at"])
+
+
+def test_an_order_keeps_the_names_and_prices_it_was_placed_with(stocked: Shop) -> None:
+    order = stocked.orders.checkout(1, [1])
+    stocked.catalogue.update(EPOCH, item(1, name="renamed", price=1, version=2))
+    stocked.catalogue.update(EPOCH + b"\x01", item(9))
+    assert stocked.orders.get(order["id"]) == order
+
+
+def test_an_order_may_cost_nothing(stocked: Shop) -> None:
+    stocked.catalogue.update(EPOCH, item(5, price=0))
+    assert stocked.orders.checkout(1, [5, 5])["price"] == 0
+
+
+def test_a_refused_order_changes_nothing(stocked: Shop) -> None:
+    """Everything that is at fault is named at once."""
+    with unchanged(stocked), pytest.raises(Refused) as refused:
+        stocked.orders.checkout(3, [9, 1, 4])
+    wrong = [error.field for error in refused.value.errors]
+    assert wrong == ["user_id", "item_ids.0", "item_ids.2"]
+
+
+def test_no_order_without_its_event(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fact and event are one transaction: if one fails, there is neither."""
+    monkeypatch.setattr(Outbox, "emit", Mock(side_effect=OSError("disk full")))
+    with unchanged(stocked), pytest.raises(OSError, match="disk full"):
+        stocked.orders.checkout(1, [1])
+
+
+def test_a_users_orders_come_newest_first(stocked: Shop) -> None:
+    """After any order come the ones that were placed before it, another user's also."""
+    first, second = (stocked.orders.checkout(1, [1]) for _ in range(2))
+    other = stocked.orders.checkout(2, [1])
+    third = stocked.orders.checkout(1, [2])
+    assert stocked.orders.of_user(1) == [third, second, first]
+    assert stocked.orders.of_user(1, limit=2) == [third, second]
+    assert stocked.orders.of_user(1, after=third["id"], limit=1) == [second]
+    assert stocked.orders.of_user(1, after=other["id"]) == [second, first]
+    assert stocked.orders.of_user(3) == []
+
+
+def test_unknown_orders(stocked: Shop) -> None:
+    with pytest.raises(NotFound):
+        stocked.orders.get(uuid4())
+    with pytest.raises(Refused):
+        stocked.orders.of_user(1, after=uuid4())
+
+
+def test_an_order_is_marked_paid_once(stocked: Shop) -> None:
+    """The first time stays, other orders are left alone, and nobody is told."""
+    order, other = (stocked.orders.checkout(1, [1]) for _ in range(2))
+    stocked.orders.mark_paid(order["id"], PAID_AT)
+    paid = order | {"status": "paid", "paid_at": PAID_AT}
+    assert stocked.orders.of_user(1) == [other, paid]
+    assert len(events(stocked)) == 2
+    with unchanged(stocked):
+        stocked.orders.mark_paid(order["id"], "2027-01-01T00:00:00.000Z")
+
+
+def test_payment_for_an_unknown_order_is_logged(
+    stocked: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no error; a payment that is told again is not even worth a line."""
+    log = Mock()
+    monkeypatch.setattr(orders, "log", log)
+    order_id = stocked.orders.checkout(1, [1])["id"]
+    for _ in range(2):
+        stocked.orders.mark_paid(order_id, PAID_AT)
+    log.warning.assert_not_called()
+    with unchanged(stocked):
+        stocked.orders.mark_paid(UUID(int=1), PAID_AT)
+    log.warning.assert_called_once()
+    assert log.warning.call_args.kwargs == {"order_id": str(UUID(int=1))}

@@ -1,0 +1,162 @@
+"""Everything started by one command, and ended by one signal, whatever happens in between."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import eventually
+from tests.processes import ALL, ROOT, SERVICES, World
+
+RUN_ALL = str(ROOT / "run_all.py")
+STOP_TIMEOUT_S = 5 + 1  # what is promised, and a little for a slow machine
+
+
+def start_all(world: World, *arguments: str, **changes: str) -> subprocess.Popen[bytes]:
+    """Run ``run_all.py``, and wait until it says that everything is up."""
+    process = world.run(RUN_ALL, *arguments, name="run_all", **changes)
+    eventually(lambda: "Ctrl-C stops" in world.output("run_all"), timeout_s=20)
+    return process
+
+
+def stop(
+    world: World, process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM
+) -> None:
+    """End ``run_all.py`` with a signal: in time, with exit code 0, and no child is left."""
+    children = world.children(process)
+    process.send_signal(number)
+    assert process.wait(STOP_TIMEOUT_S) == 0
+    assert not [name for name, child in children.items() if child.is_running()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_starts_and_stops_everything(world: World, number: signal.Signals) -> None:
+    """It says where the services are, shows whose line is whose, and ends the broker last."""
+    process = start_all(world)
+    assert sorted(world.children(process)) == sorted(ALL)
+    order = world.checkout(world.stock())
+    eventually(lambda: world.is_paid(order))
+    line = f"payment   | Payment 1 of 4000 by user 1 for order {order} succeeded\n"
+    eventually(lambda: line in world.output("run_all"))
+    stop(world, process, number)
+
+    said = world.output("run_all")
+    for name in SERVICES:
+        port = getattr(world.settings, f"{name}_port")
+        assert re.search(rf"^{name} +http://127.0.0.1:{port}$", said, re.MULTILINE)
+    lines = world.output("run_all", "stderr").splitlines()
+    assert all(re.match(r"(broker|inventory|shop|payment) +\| ", line) for line in lines), lines
+    assert "\033" not in said + "".join(lines)
+    stopped = [line.split()[0] for line in lines if re.search(r"\] stopped ", line)]
+    assert (len(stopped), stopped[-1]) == (4, "broker")
+
+
+def test_a_killed_child_stops_nobody(world: World) -> None:
+    """It says which one ended and how to start it again; started by hand, that one joins in."""
+    process = start_all(world)
+    basket = world.stock()
+    world.children(process)["payment"].kill()
+    eventually(lambda: "python -m payment" in world.output("run_all"))
+    assert "payment was killed by signal 9" in world.output("run_all")
+    order = world.checkout(basket)
+    world.start("payment")
+    eventually(lambda: world.is_paid(order))
+    stop(world, process)
+    assert world.alive("payment")
+
+
+def test_children_left_behind_go_on_and_are_named(world: World) -> None:
+    """Killed itself, it leaves a working shop; the next start names each port and who holds it."""
+    process = start_all(world)
+    children = world.children(process)
+    basket = world.stock()
+    process.kill()
+    process.wait()
+    order = world.checkout(basket)
+    eventually(lambda: world.is_paid(order))
+
+    ended = world.finish(RUN_ALL)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    for name in SERVICES:
+        port = getattr(world.settings, f"{name}_port")
+        (line,) = [line for line in ended.stderr.splitlines() if f"{name.upper()}_PORT" in line]
+        assert str(port) in line
+        assert f"kill {children[name].pid} " in line
+    assert "BROKER_PUBLISH_URL" in ended.stderr
+    for child in children.values():
+        child.terminate()
+    _, alive = psutil.wait_procs(children.values(), timeout=STOP_TIMEOUT_S)
+    assert not alive
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--only", "shop,broker"], {"shop", "broker"}),
+        (["--without", "payment"], {"broker", "inventory", "shop"}),
+    ],
+    ids=" ".join,
+)
+def test_a_part_of_everything(
+    world: World, tmp_path: Path, arguments: list[str], names: set[str]
+) -> None:
+    """--only and --without choose; and a relative data folder lies where it is started from."""
+    process = start_all(world, *arguments, cwd=tmp_path, DATA_DIR="here")
+    assert set(world.children(process)) == names
+    assert {path.stem for path in (tmp_path / "here").glob("*.db")} == names
+    stop(world, process)
+
+
+@pytest.mark.parametrize("arguments", [["--only", "shop,parrot"], ["--without", "parrot"]])
+def test_an_unknown_name(world: World, arguments: list[str]) -> None:
+    """Something that is none of the four: it says which there are, exit code 2."""
+    ended = world.finish(RUN_ALL, *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    last = ended.stderr.splitlines()[-1]
+    assert all(word in last for word in ("parrot", *ALL))
+
+
+def test_a_child_that_hangs_is_ended_too(world: World) -> None:
+    """One that does not react does not keep it from ending in time."""
+    process = start_all(world, "--without", "payment")
+    world.children(process)["shop"].suspend()
+    stop(world, process)
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_names_are_coloured_on_a_terminal(world: World, no_color: str) -> None:
+    """On a terminal each name has its colour, unless NO_COLOR is set."""
+    screen, terminal = pty.openpty()
+    process = world.run(
+        RUN_ALL, "--only", "shop", stdout=terminal, stderr=terminal, NO_COLOR=no_color
+    )
+    os.close(terminal)
+    shown = b""
+    while b"Ctrl-C stops" not in shown or b"started" not in shown:
+        shown += os.read(screen, 4096)
+    stop(world, process)
+    os.close(screen)
+    assert bool(re.search(rb"\x1b\[\d+mshop +\| \x1b\[0m", shown)) == (not no_color)
+    assert (b"\x1b" in shown) == (not no_color)
+
+
+def test_a_reader_that_goes_away(world: World) -> None:
+    """Whoever read its lines may leave: the shop works on, and ends in order."""
+    source, target = os.pipe()
+    process = world.run(RUN_ALL, stdout=target, stderr=target)
+    os.close(target)
+    with os.fdopen(source, "rb") as reader:
+        assert reader.readline()
+    for name in SERVICES:
+        eventually(lambda name=name: world.alive(name))
+    basket = world.stock()
+    for _ in range(150):  # so many log lines are more than a pipe holds
+        order = world.checkout(basket, X_Request_ID="x" * 128)
+    eventually(lambda: world.is_paid(order))
+    assert set(world.children(process)) == set(ALL)
+    stop(world, process)
