@@ -52,10 +52,7 @@ class Exchange(threading.Thread):
         self._readers = {
             stream: Reader(database, stream, table) for stream, table in handlers.items()
         }
-        self._asking: dict[str, Publisher | Reader] = {
-            outbox.stream: self._publisher,
-            **self._readers,
-        }
+        self._stream = outbox.stream
         self._stop_at: float | None = None
         self._publish_at = float("-inf")
         database.listeners.append(transport.wake)
@@ -98,22 +95,23 @@ class Exchange(threading.Thread):
         return not outstanding or time.monotonic() >= self._stop_at
 
     def _turn(self, messages: list[Message]) -> None:
+        # A database that is older than what it has told must not act on events again, either.
+        readers = self._readers if self._publisher.ready else {}
+        asking: dict[str, Publisher | Reader] = {self._stream: self._publisher, **readers}
         for message in messages:
             match message:
                 case Ack(_, place):
                     self._publisher.handle_ack(place)
                 case Refuse(_, place):
                     self._publisher.handle_refuse(place)
-                case Replay(_, stream, _, place, b"") if stream in self._asking:
-                    self._asking[stream].handle_end(place)
-                case Replay(_, stream) if stream in self._asking:
-                    self._asking[stream].receive(message)
-                case Event(stream) if stream in self._readers:
-                    self._readers[stream].receive(message)
-        for reader in self._readers.values():
+                case Replay(_, stream, _, place, b"") if stream in asking:
+                    asking[stream].handle_end(place)
+                case Event(stream) | Replay(_, stream) if stream in asking:
+                    asking[stream].receive(message)
+        for reader in readers.values():
             reader.apply()
         self._publish()
-        for stream, reader in self._readers.items():
+        for stream, reader in readers.items():
             if not self._transport.up:
                 reader.disconnect()
             elif (wanted := reader.want()) is not None:

@@ -96,6 +96,11 @@ class Publisher:
         head, noted = self._outbox.head()
         return head.sequence - (noted if self._acked is None else self._acked) if head else 0
 
+    @property
+    def ready(self) -> bool:
+        """Whether the journal was heard, and does not contradict this database."""
+        return self._acked is not None and not self.problem
+
     def step(self) -> None:
         """Send what may be sent now."""
         head, noted = self._outbox.head()
@@ -123,14 +128,13 @@ class Publisher:
             self._noted_at = now
             self._outbox.note_acked(self._acked)
 
-    def receive(self, replay: Replay) -> None:
+    def receive(self, message: Event | Replay) -> None:
         """An event of this stream, as the journal holds it."""
-        if self._outbox.rows(replay.place.sequence - 1, replay.place.sequence) == [
-            (replay.place.sequence, replay.body)
-        ]:
-            self._compared = replay.place
+        sequence = message.place.sequence
+        if self._outbox.rows(sequence - 1, sequence) == [(sequence, message.body)]:
+            self._compared = message.place
         else:
-            self.handle_refuse(replay.place)
+            self.handle_refuse(message.place)
 
     def handle_end(self, place: Place) -> None:
         """The journal holds this stream up to ``place``."""

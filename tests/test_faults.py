@@ -6,7 +6,7 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -235,6 +235,42 @@ def test_a_lost_shop_starts_again(world: World) -> None:
     eventually(lambda: world.is_paid(order))
 
 
+def back_up(world: World, name: str) -> Callable[[], None]:
+    """Copy the database of a process that does not run; gives what puts the copy back."""
+    backup = world.settings.data_dir.parent / "backup"
+    backup.mkdir()
+    for path in world.files(name):
+        shutil.copy(path, backup)
+
+    def restore() -> None:
+        for path in world.files(name):
+            path.unlink()
+        shutil.copytree(backup, world.settings.data_dir, dirs_exist_ok=True)
+
+    return restore
+
+
+def test_a_restored_backup_pays_nothing_again(world: World) -> None:
+    """An older file of payment: it has forgotten a payment, and must not make it once more."""
+    world.start(*ALL)
+    basket = world.stock()
+    first = world.checkout(basket)
+    eventually(lambda: world.is_paid(first) and world.is_told("payment"))
+    world.kill("payment")
+    restore = back_up(world, "payment")
+
+    world.start("payment")
+    second = world.checkout(basket)
+    eventually(lambda: world.is_paid(second) and world.is_told("payment"))
+    world.kill("payment")
+    restore()
+
+    world.start("payment")
+    eventually(lambda: world.ask("payment", "GET", "/readyz").status == 503)
+    assert len(world.get("payment", "/api/payments")) == 1
+    assert len(world.output("payment").splitlines()) == 2
+
+
 def test_a_restored_backup_overwrites_nothing(world: World) -> None:
     """An older file of the shop: it says so and tells nothing, and the journal stays as it is.
 
@@ -245,10 +281,7 @@ def test_a_restored_backup_overwrites_nothing(world: World) -> None:
     world.checkout(basket)
     eventually(lambda: world.is_told("shop"))
     world.kill("shop", "broker")
-    backup = world.settings.data_dir.parent / "backup"
-    backup.mkdir()
-    for path in world.files("shop"):
-        shutil.copy(path, backup)
+    restore = back_up(world, "shop")
 
     world.start("broker", "shop")
     world.checkout(basket)
@@ -256,9 +289,7 @@ def test_a_restored_backup_overwrites_nothing(world: World) -> None:
     world.kill("shop", "broker")
     orders = "SELECT * FROM entry WHERE stream = 'orders' ORDER BY sequence"
     kept = world.rows("broker", orders)
-    for path in world.files("shop"):
-        path.unlink()
-    shutil.copytree(backup, world.settings.data_dir, dirs_exist_ok=True)
+    restore()
 
     world.start("shop")
     for _ in range(3):
