@@ -3,14 +3,15 @@
 import argparse
 import signal
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from runtime.output import reserve_standard_streams, say
 from runtime.processes import Child, held, listens
 from runtime.settings import Settings, load_settings
+from runtime.signals import stop_signals
 
 NAMES = ("broker", "inventory", "shop", "payment")
-SIGNALS = {signal.SIGINT, signal.SIGTERM}
 STOP_TIMEOUT_S = 4.0  # of the 5 s that a stop may take
 
 
@@ -40,49 +41,55 @@ def names(text: str) -> list[str]:
     return chosen
 
 
+def supervise(
+    children: list[Child],
+    wanted: dict[str, dict[str, tuple[str, int]]],
+    stopped: Callable[[float], bool],
+) -> None:
+    """Say when all are up, and when one has ended, until a signal comes or none is left."""
+    announced = False
+    while children and not stopped(0.1):
+        for child in [child for child in children if child.process.poll() is not None]:
+            children.remove(child)
+            say(f"{child.name} {child.end()}; start it again: python -m {child.name}")
+        expected = [pair for child in children for pair in wanted[child.name].values()]
+        if children and not announced and all(listens(*pair) for pair in expected):
+            announced = True
+            for child in children:
+                for setting, (host, port) in wanted[child.name].items():
+                    if setting.endswith("_PORT"):
+                        say(f"{child.name:9} http://{host}:{port}")
+            say("Ctrl-C stops everything.")
+
+
 def main() -> None:
     """Run until Ctrl-C or SIGTERM, then stop the services, and the broker after them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="Settings are environment variables: README.md lists them."
+    )
     parser.add_argument("--only", type=names, default=list(NAMES), metavar="shop,broker")
     parser.add_argument("--without", type=names, default=[], metavar="payment")
     arguments = parser.parse_args()
     chosen = [name for name in NAMES if name in arguments.only and name not in arguments.without]
     if not chosen:
         parser.error("this leaves nothing to start")
-    settings = load_settings()
-    wanted = {name: pairs for name, pairs in addresses(settings).items() if name in chosen}
-    if lines := [line for pairs in wanted.values() for line in held(pairs)]:
+    wanted = addresses(load_settings())
+    if lines := [line for name in chosen for line in held(wanted[name])]:
         raise SystemExit("\n".join(lines))
 
     reserve_standard_streams()
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they wait for sigtimedwait below
-    children = [Child(name, 32 + NAMES.index(name)) for name in chosen]
-    running, announced = list(children), False
-    while signal.sigtimedwait(SIGNALS, 0.1) is None:
-        for child in [child for child in running if child.process.poll() is not None]:
-            running.remove(child)
-            say(
-                f"{child.name} {child.end()}; the others keep running. "
-                f"Start it again: python -m {child.name}"
-            )
-        if not running:
-            raise SystemExit("nothing is running any more")
-        alive = [child.name for child in running]
-        expected = [pair for name in alive for pair in wanted[name].values()]
-        if not announced and all(listens(*pair) for pair in expected):
-            announced = True
-            for name in alive:
-                if name != "broker":
-                    ((host, port),) = wanted[name].values()
-                    say(f"{name:9} http://{host}:{port}")
-            say("Ctrl-C stops everything.")
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    for is_broker in (False, True):
-        group = [child for child in children if (child.name == "broker") is is_broker]
-        for child in group:
-            child.signal(signal.SIGTERM)
-        for child in group:
-            child.stop(deadline)
+    with stop_signals() as stopped:
+        children = [Child(name, 32 + NAMES.index(name)) for name in chosen]
+        supervise(children, wanted, stopped)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for is_broker in (False, True):
+            group = [child for child in children if (child.name == "broker") is is_broker]
+            for child in group:
+                child.signal(signal.SIGTERM)
+            for child in group:
+                child.stop(deadline)
+    if not children:
+        raise SystemExit("nothing is running any more")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,7 @@
 """What any service process needs: settings, database, logs, the HTTP shell and its lifecycle."""
 
-VERSION = "0.1.0"
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

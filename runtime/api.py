@@ -13,7 +13,7 @@ from spectree import Response, SpecTree
 from spectree.plugins.falcon_plugin import FalconPlugin
 
 from runtime import VERSION
-from runtime.errors import FieldError, NotJson, Refused
+from runtime.errors import FieldError, Refused
 from runtime.idempotency import once
 from runtime.problem import CONTENT_TYPE, Problem
 
@@ -110,7 +110,7 @@ def _read_json(req: falcon.Request) -> Any:
     try:
         return from_json(req.bounded_stream.read(), allow_inf_nan=False)
     except ValueError as error:
-        raise NotJson(f"The body is not JSON: {error}") from None
+        raise falcon.HTTPBadRequest(description=f"The body is not JSON: {error}.") from None
 
 
 def _check(model: type[BaseModel], data: Any) -> BaseModel:

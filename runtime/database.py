@@ -12,9 +12,9 @@ from typing import Any
 from peewee import DatabaseError, InterfaceError, Model, OperationalError, SqliteDatabase
 from playhouse.migrations import Runner
 
+from runtime import ROOT
 from runtime.errors import StartError
 
-ROOT = Path(__file__).parent.parent
 BUSY_TIMEOUT_S = 5
 
 

@@ -28,7 +28,3 @@ class Refused(ShopError):
     def __init__(self, *errors: FieldError) -> None:
         super().__init__("; ".join(f"{field}: {message}" for field, message in errors))
         self.errors = errors
-
-
-class NotJson(ShopError):
-    """The body is not a JSON document (RFC 8259)."""

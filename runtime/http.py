@@ -19,7 +19,7 @@ from spectree import SpecTree
 
 from runtime import problem
 from runtime.database import Database, is_outage
-from runtime.errors import FieldError, NotFound, NotJson, Refused, StartError
+from runtime.errors import FieldError, NotFound, Refused, StartError
 
 log = structlog.get_logger(__name__)
 
@@ -117,8 +117,6 @@ def _any_error(
             _problem(req, resp, 422, str(error), errors)
         case NotFound():
             _problem(req, resp, 404, str(error))
-        case NotJson():
-            _problem(req, resp, 400, str(error))
         case _ if isinstance(error, StartError) or is_outage(error):
             log.error("database is not available", error=str(error))
             resp.set_header("Retry-After", "1")

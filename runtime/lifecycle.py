@@ -1,23 +1,20 @@
 """The life of a process: it starts, or says in one line why not; SIGTERM or Ctrl-C ends it."""
 
 import argparse
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 from wsgiref.types import WSGIApplication
 
 import structlog
 
-from runtime.database import Database
 from runtime.errors import StartError
 from runtime.logs import configure_logs
 from runtime.output import STDERR, say
 from runtime.server import HttpServer
 from runtime.settings import Settings, load_settings
+from runtime.signals import stop_signals
 
 log = structlog.get_logger(__name__)
-
-SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 class Task(Protocol):
@@ -33,21 +30,16 @@ class Task(Protocol):
         """End it, and wait for its end."""
 
 
-class Service(Protocol):
-    """What a service brings: its database, and its tasks in the order in which they start."""
-
-    settings: Settings
-    database: Database
-    tasks: Sequence[Task]
-
-
 def main(
     name: str,
     about: str | None,
     make: Callable[[Settings], Any],
     create_app: Callable[[Any], WSGIApplication],
 ) -> None:
-    """Run a service: ``python -m NAME``. Exits with 0 when stopped, 1 if it cannot start."""
+    """Run a service: ``python -m NAME``. Exits with 0 when stopped, 1 if it cannot start.
+
+    ``make`` gives its parts: its ``database``, and its ``tasks`` in the order in which they start.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m {name}",
         description=about,
@@ -63,7 +55,7 @@ def main(
     configure_logs(name, settings)
 
     def tasks() -> list[Task]:
-        service: Service = make(settings)
+        service = make(settings)
         service.database.claim()
         service.database.open()
         if arguments.exchange_only:
@@ -80,21 +72,21 @@ def run(name: str, make_tasks: Callable[[], list[Task]]) -> None:
 
     A `StartError` is one line on standard error, and exit code 1.
     """
-    # Blocked, signals wait for sigtimedwait: no handler interrupts anything halfway.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        tasks = make_tasks()
-    except StartError as error:
-        say(f"{name}: {error}", STDERR)
-        raise SystemExit(1) from None
-    for task in tasks:
-        task.start()
-    log.info("started", **({"url": tasks[-1].url} if isinstance(tasks[-1], HttpServer) else {}))
-    healthy = True
-    while healthy and signal.sigtimedwait(SIGNALS, 1) is None:
-        healthy = all(task.is_alive() for task in tasks)
-    for task in reversed(tasks):
-        task.stop()
+    with stop_signals() as stopped:
+        try:
+            tasks = make_tasks()
+        except StartError as error:
+            say(f"{name}: {error}", STDERR)
+            raise SystemExit(1) from None
+        for task in tasks:
+            task.start()
+        server = tasks[-1]
+        log.info("started", **({"url": server.url} if isinstance(server, HttpServer) else {}))
+        healthy = True
+        while healthy and not stopped(1):
+            healthy = all(task.is_alive() for task in tasks)
+        for task in reversed(tasks):
+            task.stop()
     log.info("stopped")
     if not healthy:
         raise SystemExit(1)

@@ -8,11 +8,11 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import IO
 
 import psutil
 
+from runtime import ROOT
 from runtime.output import STDERR, STDOUT, say
 
 
@@ -27,7 +27,7 @@ class Child:
         self._color = color
         self.process = subprocess.Popen(
             [sys.executable, "-m", name],
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -67,27 +67,27 @@ class Child:
             pump.join(timeout=0.2)
 
 
-def held(wanted: dict[str, tuple[str, int]]) -> list[str]:
-    """One line for each of these ports that somebody listens on already, with who it is."""
-    holders = {
-        connection.laddr.port: connection.pid
-        for connection in psutil.net_connections("tcp")
-        if connection.laddr and connection.status == psutil.CONN_LISTEN
-    }
-    lines = []
-    for setting, (_, port) in wanted.items():
-        if port in holders:
-            who = "a process of another user"
-            with suppress(psutil.Error):
-                command = " ".join(psutil.Process(holders[port] or 0).cmdline())
-                who = f"process {holders[port]} ({command}); kill {holders[port]} ends it"
-            lines.append(f"port {port} ({setting}) is held by {who}")
-    return lines
-
-
 def listens(host: str, port: int) -> bool:
     """Whether somebody listens on a port."""
     with suppress(OSError):
         socket.create_connection((host, port), timeout=1).close()
         return True
     return False
+
+
+def held(wanted: dict[str, tuple[str, int]]) -> list[str]:
+    """One line for each of these addresses that somebody listens on already, with who it is."""
+    holders: dict[int, int | None] = {}
+    with suppress(psutil.AccessDenied):  # some systems show it to root alone
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.status == psutil.CONN_LISTEN:
+                holders[connection.laddr.port] = connection.pid
+    lines = []
+    for setting, (host, port) in wanted.items():
+        if port in holders or listens(host, port):
+            who = "another process"
+            with suppress(psutil.Error):
+                command = " ".join(psutil.Process(holders.get(port) or 0).cmdline())
+                who = f"process {holders[port]} ({command}); kill {holders[port]} ends it"
+            lines.append(f"port {port} ({setting}) is held by {who}")
+    return lines

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import falcon
 import peewee
 import pytest
 import structlog
@@ -15,7 +16,7 @@ import payment.app
 import shop.app
 from runtime.api import documented
 from runtime.database import Database
-from runtime.errors import FieldError, NotFound, NotJson, Refused, StartError
+from runtime.errors import FieldError, NotFound, Refused, StartError
 from runtime.http import MAX_BODY_BYTES, http_app
 from tests.conftest import Broker, eventually
 
@@ -88,7 +89,7 @@ def test_a_request_id_is_made_where_there_is_no_good_one(
 
 ERRORS = [
     (NotFound("There is no parrot."), 404),
-    (NotJson("not JSON"), 400),
+    (falcon.HTTPBadRequest(description="not JSON"), 400),
     (Refused(FieldError("item.price", "too high")), 422),
     (peewee.OperationalError("secret"), 503),
     (peewee.InterfaceError("secret"), 503),

@@ -2,23 +2,13 @@
 
 import signal
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from runtime.errors import StartError
-from runtime.lifecycle import SIGNALS, run
-
-pytestmark = pytest.mark.usefixtures("_own_signals")
-
-
-@pytest.fixture
-def _own_signals() -> Iterator[None]:
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    yield
-    assert not signal.sigpending() & SIGNALS
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+from runtime.lifecycle import run
+from runtime.signals import SIGNALS
 
 
 class FakeTask:
@@ -39,7 +29,7 @@ class FakeTask:
         self.diary.append(f"stop {self.name}")
 
 
-@pytest.mark.parametrize("number", sorted(SIGNALS))
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_tasks_last_first(number: int) -> None:
     diary: list[str] = []
     run("shop", lambda: [FakeTask(diary, "a", number), FakeTask(diary, "b")])

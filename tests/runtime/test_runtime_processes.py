@@ -136,5 +136,5 @@ def test_a_holder_that_cannot_be_seen_is_told_too(monkeypatch: pytest.MonkeyPatc
     connection = SimpleNamespace(laddr=SimpleNamespace(port=1), status="LISTEN", pid=None)
     monkeypatch.setattr(psutil, "net_connections", lambda kind: [connection])
     assert held({"SHOP_PORT": (HOST, 1)}) == [
-        "port 1 (SHOP_PORT) is held by a process of another user"
+        "port 1 (SHOP_PORT) is held by another process"
     ]
