@@ -135,6 +135,4 @@ def test_the_holder_of_a_port_is_named() -> None:
 def test_a_holder_that_cannot_be_seen_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = SimpleNamespace(laddr=SimpleNamespace(port=1), status="LISTEN", pid=None)
     monkeypatch.setattr(psutil, "net_connections", lambda kind: [connection])
-    assert held({"SHOP_PORT": (HOST, 1)}) == [
-        "port 1 (SHOP_PORT) is held by another process"
-    ]
+    assert held({"SHOP_PORT": (HOST, 1)}) == ["port 1 (SHOP_PORT) is held by another process"]
