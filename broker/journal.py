@@ -1,13 +1,12 @@
 """The journal: writes every event to disk, acknowledges it, and sends it to who missed it."""
 
 import contextlib
-import sqlite3
 import threading
 import time
 from pathlib import Path
 
 import structlog
-from peewee import DatabaseError, Tuple
+from peewee import Tuple
 
 from broker.models import Entry
 from messaging.transport import Peer
@@ -31,6 +30,7 @@ class Journal(threading.Thread):
         self._heads: dict[str, Place] = {}
         self._write_at = float("-inf")
         self._stopping = False
+        self._damage: Exception | None = None
 
     def open(self) -> None:
         """Open the file, or a new one if it is unreadable; `StartError` if another has it."""
@@ -51,7 +51,7 @@ class Journal(threading.Thread):
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
         log.error("the journal is unreadable and was set aside", error=str(error), file=str(aside))
-        self._heads = {}
+        self._heads, self._damage = {}, None
         self._database = Database(self._path, "broker")
         self._database.open()
 
@@ -73,13 +73,13 @@ class Journal(threading.Thread):
 
     def _turn(self, messages: list[Message]) -> None:
         try:
+            if self._damage:
+                self._set_aside(self._damage)
             self.handle(messages)
-        except (DatabaseError, sqlite3.DatabaseError) as error:
-            if is_unreadable(error):
-                self._set_aside(error)
-            else:
-                log.error("the journal waits for its disk", error=str(error))
-                self._write_at = time.monotonic() + OUTAGE_RETRY_S
+        except Exception as error:
+            self._damage = error if is_unreadable(error) else self._damage
+            log.error("the journal waits for its disk", error=repr(error))
+            self._write_at = time.monotonic() + OUTAGE_RETRY_S
 
     def handle(self, messages: list[Message]) -> None:
         """Write the events in one commit, then acknowledge them; then answer the wants."""
@@ -128,9 +128,10 @@ class Journal(threading.Thread):
         return bytes(row.scalar(self._database))
 
     def _answer(self, want: Want) -> None:
-        """Send what comes after a place. The first event follows that place itself, whatever it is,
+        """Send what comes after a place.
 
-        so that a reader gets on even where the end of an older epoch was lost.
+        The first event follows that place itself, whatever it is, so that a reader gets on even
+        where the end of an older epoch was lost.
         """
         after = Tuple(Entry.epoch, Entry.sequence) > Tuple(*want.place)
         rows = Entry.select(Entry.epoch, Entry.sequence, Entry.body)

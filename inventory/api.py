@@ -1,16 +1,12 @@
 """HTTP in: parse, call, answer."""
 
-from typing import Annotated
-
 from falcon import MEDIA_TEXT, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from inventory.items import Items
-from runtime.api import Id, IdPage, Name, answers, created, documented, send_list
+from runtime.api import Id, IdPage, Name, Price, answers, created, documented, send_list
 
 api = documented("Inventory")
-
-Price = Annotated[int, Field(strict=True, ge=0, le=10**9)]
 
 
 class NewItem(BaseModel):

@@ -8,7 +8,7 @@ from inventory.items import Items
 from messaging.exchange import Exchange, transport
 from messaging.outbox import Outbox
 from runtime.database import Database
-from runtime.http import App, OnFirstRequest, http_app
+from runtime.http import App, http_app, on_first_request
 from runtime.settings import Settings, load_settings
 
 HERE = Path(__file__).parent
@@ -24,8 +24,8 @@ class Inventory:
         outbox = Outbox(self.database, stream="items", source="/inventory")
         self.items = Items(self.database, outbox)
         reads = handlers()
-        way = transport(settings, "inventory", outbox.stream, reads)
-        self.exchange = Exchange(self.database, outbox, reads, way)
+        broker = transport(settings, "inventory", outbox.stream, reads)
+        self.exchange = Exchange(self.database, outbox, reads, broker)
         self.tasks = [self.exchange]
 
 
@@ -41,4 +41,4 @@ def create_app(inventory: Inventory | None = None) -> App:
     return app
 
 
-app = OnFirstRequest(create_app)
+app = on_first_request("inventory", create_app)

@@ -41,16 +41,8 @@ class Event:
     @classmethod
     def parse(cls, stream: str, place: Place, body: bytes) -> "Event":
         """Read a document, unknown members aside; `pydantic.ValidationError` if it is none."""
-        document = _Document.model_validate_json(body)
-        return cls(
-            stream,
-            place,
-            document.type,
-            document.subject,
-            document.time,
-            document.data,
-            document.correlationid,
-        )
+        told = _Document.model_validate_json(body)
+        return cls(stream, place, told.type, told.subject, told.time, told.data, told.correlationid)
 
 
 def document(

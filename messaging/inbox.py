@@ -42,7 +42,7 @@ class Reader:
         self._handlers = handlers
         self._clock = clock
         self._place: Place | None = None
-        self._run: list[LiveEvent | Replay] = []  # received, in order, not yet applied
+        self._received: list[LiveEvent | Replay] = []  # received, in order, not yet applied
         self._journal_head: Place | None = None
         self._gap = self._outstanding = False
         self._wanted_at = self._retry_at = float("-inf")
@@ -75,12 +75,12 @@ class Reader:
         """Take an event that follows what is here; drop duplicates, and what comes after a gap."""
         if self._clock() < self._retry_at:
             return
-        tip = self._run[-1].place if self._run else self.place
+        tip = self._received[-1].place if self._received else self.place
         next_live = Place(tip.epoch, tip.sequence + 1)
         if message.place <= tip:
             self.duplicates += 1
         elif message.follows == tip if isinstance(message, Replay) else message.place == next_live:
-            self._run.append(message)
+            self._received.append(message)
         else:
             self.gaps += 1
             self._gap = True
@@ -105,7 +105,7 @@ class Reader:
         An event that fails undoes its own savepoint; the ones before it are kept, and it is
         tried again. In an outage of the database nothing is kept, and no try is counted.
         """
-        run, self._run = self._run, []
+        run, self._received = self._received, []
         while run:
             run = self._commit(run)
 
@@ -121,6 +121,8 @@ class Reader:
         except Exception as error:
             log.error("events wait for the database", stream=self.stream, error=repr(error))
             self._retry(OUTAGE_RETRY_S)
+            self._place = None  # whatever became of the commit, the database knows
+            # Dead events are not in `applied`: what is left is short, but in order and right.
             return run[: len(applied)] if len(applied) < len(run) else []
         self._place = place
         self.applied += len(applied)
@@ -139,7 +141,7 @@ class Reader:
                 applied.append(event)
             except Exception as error:
                 if is_outage(error):
-                    raise
+                    raise  # SQLite may have rolled back by itself: nothing more may be written
                 if not self._give_up(message.place, error):
                     break
                 self._bury(message, error)

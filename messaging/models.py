@@ -8,7 +8,6 @@ from runtime.database import Table
 class Head(Table):
     """Where a writer stands; one row, whose lock makes commit order the sequence order."""
 
-    stream = CharField(primary_key=True)
     epoch = BlobField()
     sequence = BigIntegerField(default=0)
     acked = BigIntegerField(default=0)  # written now and then: for people, not for the protocol

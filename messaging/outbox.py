@@ -1,6 +1,5 @@
 """The outbox: events are written with their facts, and sent until the journal has them."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +27,6 @@ class Outbox:
         self.stream = stream
         self._database = database
         self._source = source
-        self._mine = Head.stream == stream
 
     def emit(self, type: str, subject: object, time: str, data: dict[str, Any]) -> None:
         """Write an event in the business transaction that is open, and that makes it true.
@@ -36,21 +34,15 @@ class Outbox:
         ``time`` is when it became so, as `runtime.clock.timestamp` gives it.
         """
         assert self._database.in_transaction(), "emit() belongs in the transaction of its fact"
-        advance = Head.update(sequence=Head.sequence + 1).where(self._mine)
-        moved = advance.returning(Head.epoch, Head.sequence).tuples().execute(self._database)
-        place = Place(*next(iter(moved), None) or self._first())
+        advance = Head.update(sequence=Head.sequence + 1).returning(Head.epoch, Head.sequence)
+        (place,) = (Place(*row) for row in advance.tuples().execute(self._database))
         body = document(self._source, place, type, subject, time, data)
         Row.insert(sequence=place.sequence, body=body).execute(self._database)
 
-    def _first(self) -> tuple[bytes, int]:
-        epoch = time.time_ns().to_bytes(8, "big") + os.urandom(8)
-        Head.insert(stream=self.stream, epoch=epoch, sequence=1).execute(self._database)
-        return epoch, 1
-
-    def head(self) -> tuple[Place | None, int]:
-        """The place of the newest event, if there is one, and the sequence last noted as acked."""
-        row = Head.select().where(self._mine).first(self._database)
-        return (Place(row.epoch, row.sequence), row.acked) if row else (None, 0)
+    def head(self) -> tuple[Place, int]:
+        """The place of the newest event, and the sequence last noted as acked."""
+        row = Head.select().get(self._database)
+        return Place(row.epoch, row.sequence), row.acked
 
     def rows(self, after: int, up_to: int) -> list[tuple[int, bytes]]:
         """Sequence and body of the events in that range, in order."""
@@ -60,7 +52,7 @@ class Outbox:
     def note_acked(self, sequence: int) -> None:
         """Remember how far the journal has come, for `head`."""
         with self._database.write():
-            Head.update(acked=sequence).where(self._mine).execute(self._database)
+            Head.update(acked=sequence).execute(self._database)
 
 
 class Publisher:
@@ -94,20 +86,22 @@ class Publisher:
     def waiting(self) -> int:
         """How many events the journal has not acknowledged, as far as is known."""
         head, noted = self._outbox.head()
-        return head.sequence - (noted if self._acked is None else self._acked) if head else 0
+        return head.sequence - (noted if self._acked is None else self._acked)
 
     @property
     def ready(self) -> bool:
         """Whether the journal was heard, and does not contradict this database."""
         return self._acked is not None and not self.problem
 
+    # A publisher compares until it knows `_acked`; from then on it follows the acks; once there is
+    # a `problem` it has halted. To compare, it asks for what is above its newest event, which tells
+    # the journal's head, and then for the event at that head, which must be its own.
+
     def step(self) -> None:
         """Send what may be sent now."""
-        head, noted = self._outbox.head()
-        if head is None:
-            self._acked = 0  # a new database has told nothing
-        if head is None or self.problem:
+        if self.problem:
             return
+        head, noted = self._outbox.head()
         now = self._clock()
         if self._acked is None:
             if now - self._sent_at >= ACK_TIMEOUT_S:
@@ -139,12 +133,12 @@ class Publisher:
     def handle_end(self, place: Place) -> None:
         """The journal holds this stream up to ``place``."""
         head, _ = self._outbox.head()
-        if head is None or self._acked is not None:
+        if self._acked is not None:
             return
         if place > head:
             self._halt(f"the journal holds events up to {place}, this database up to {head}")
         elif place.epoch < head.epoch:
-            self._acked = self._sent = 0
+            self._acked = self._sent = 0  # it has nothing of this database
         elif place == self._compared:
             self._acked = self._sent = place.sequence
         else:
@@ -154,8 +148,8 @@ class Publisher:
     def handle_ack(self, place: Place) -> None:
         """The journal has everything up to ``place`` on disk."""
         head, _ = self._outbox.head()
-        if head is None or self._acked is None:
-            return  # a late ack, to the process or the database that was here before
+        if self._acked is None:
+            return  # a late ack, to the process that was here before
         if place > head:
             self._halt(f"the journal holds events up to {place}, this database up to {head}")
             return
@@ -171,7 +165,7 @@ class Publisher:
     def handle_refuse(self, place: Place) -> None:
         """The journal holds another event than ours under this number."""
         head, _ = self._outbox.head()
-        if head and place.epoch >= head.epoch:
+        if place.epoch >= head.epoch:
             self._halt(f"the journal holds another event under {place}")
 
     def _send(self, head: Place, after: int, up_to: int) -> None:

@@ -20,7 +20,7 @@ COMPLAINT_INTERVAL_S = 60.0
 class Transport(Protocol):
     """What an exchange needs: publish an event, hear acks, receive live events, fetch a stream.
 
-    All but `wake` are called by one thread.
+    All but `up` and `wake` are for the one thread that opened it.
     """
 
     @property
@@ -70,8 +70,8 @@ class Peer:
         self._poller = zmq.Poller()
         self._publisher = self._socket(zmq.PUB)
         self._subscriber = self._socket(zmq.SUB)
-        for topic in self._topics:
-            self._subscriber.subscribe(topic)
+        for prefix in self._topics:
+            self._subscriber.subscribe(prefix)
         for connection, url in zip((self._publisher, self._subscriber), self._urls, strict=True):
             connection.connect(url)
         self._poller.register(self._subscriber, zmq.POLLIN)

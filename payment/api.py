@@ -1,24 +1,22 @@
 """HTTP in: parse, call, answer."""
 
-from typing import Annotated, Literal
+from typing import Literal
 from uuid import UUID
 
 from falcon import Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from payment.payments import Payments
-from runtime.api import Id, IdPage, QueryId, answers, created, documented, send_list
+from runtime.api import Id, IdPage, QueryId, Total, answers, created, documented, send_list
 
 api = documented("Payment")
-
-Price = Annotated[int, Field(strict=True, ge=0, le=10**12)]
 
 
 class NewPayment(BaseModel):
     """Who pays, and how much in the smallest coin."""
 
     user_id: Id
-    price: Price
+    price: Total
 
 
 class Payment(NewPayment):

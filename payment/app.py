@@ -9,7 +9,7 @@ from payment.console import Console
 from payment.handlers import handlers
 from payment.payments import Payments
 from runtime.database import Database
-from runtime.http import App, OnFirstRequest, http_app
+from runtime.http import App, http_app, on_first_request
 from runtime.settings import Settings, load_settings
 
 HERE = Path(__file__).parent
@@ -25,8 +25,8 @@ class Payment:
         outbox = Outbox(self.database, stream="payments", source="/payment")
         self.payments = Payments(self.database, outbox)
         reads = handlers(self.payments)
-        way = transport(settings, "payment", outbox.stream, reads)
-        self.exchange = Exchange(self.database, outbox, reads, way)
+        broker = transport(settings, "payment", outbox.stream, reads)
+        self.exchange = Exchange(self.database, outbox, reads, broker)
         self.tasks = [Console(self.database, self.payments), self.exchange]
 
 
@@ -40,4 +40,4 @@ def create_app(payment: Payment | None = None) -> App:
     return app
 
 
-app = OnFirstRequest(create_app)
+app = on_first_request("payment", create_app)

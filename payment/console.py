@@ -4,7 +4,6 @@ import threading
 from typing import Any
 
 import structlog
-from peewee import DatabaseError
 
 from payment.payments import Payments
 from runtime.database import Database
@@ -29,6 +28,7 @@ class Console(threading.Thread):
         self._payments = payments
         self._committed = threading.Event()
         self._stopping = False
+        self._shown = 0
         database.listeners.append(self._committed.set)
 
     def run(self) -> None:
@@ -37,8 +37,8 @@ class Console(threading.Thread):
             try:
                 while self._announce():
                     pass
-            except DatabaseError as error:
-                log.error("the console waits for the database", error=str(error))
+            except Exception as error:
+                log.error("the console waits for the database", error=repr(error))
             self._committed.wait(IDLE_S)
             self._committed.clear()
         self._database.close()
@@ -53,8 +53,10 @@ class Console(threading.Thread):
         rows = self._payments.unannounced(BATCH)
         if rows:
             for row in rows:
-                say(_line(row))
-            self._payments.mark_announced(rows[-1]["id"])
+                if row["id"] > self._shown:  # a mark that failed does not repeat a line
+                    say(_line(row))
+                    self._shown = row["id"]
+            self._payments.mark_announced(self._shown)
         return bool(rows)
 
 

@@ -6,9 +6,8 @@ from pydantic import BaseModel
 
 from messaging.event import Event
 from messaging.inbox import Handlers
-from payment.api import Price
 from payment.payments import Payments
-from runtime.api import Id
+from runtime.api import Id, Total
 
 
 class OrderPlaced(BaseModel):
@@ -16,7 +15,7 @@ class OrderPlaced(BaseModel):
 
     order_id: UUID
     user_id: Id
-    price: Price
+    price: Total
 
 
 def handlers(payments: Payments) -> dict[str, Handlers]:

@@ -33,6 +33,8 @@ Name = Annotated[
         strict=True, strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00]*$"
     ),
 ]
+Price = Annotated[int, Field(strict=True, ge=0, le=10**9)]  # of an item, in the smallest coin
+Total = Annotated[int, Field(strict=True, ge=0, le=10**12)]  # of an order or a payment
 QueryId = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(_digits)]
 Limit = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_digits)]
 

@@ -97,8 +97,13 @@ class Database(SqliteDatabase):
         if self.in_transaction():
             yield
             return
-        with self._write_lock, _first_error(), self.atomic("IMMEDIATE"):
-            yield
+        if not self._write_lock.acquire(timeout=BUSY_TIMEOUT_S):
+            raise OperationalError("database is locked")
+        try:
+            with _first_error(), self.atomic("IMMEDIATE"):
+                yield
+        finally:
+            self._write_lock.release()
         for listener in self.listeners:
             listener()
 

@@ -1,12 +1,14 @@
 """The HTTP shell of every service: problem+json, request ids, health, metrics and documents."""
 
 import re
-import threading
+import sqlite3
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import falcon
 import falcon.media
@@ -20,6 +22,8 @@ from spectree import SpecTree
 from runtime import problem
 from runtime.database import Database, is_outage
 from runtime.errors import FieldError, NotFound, Refused, StartError
+from runtime.logs import configure_logs
+from runtime.settings import load_settings
 
 log = structlog.get_logger(__name__)
 
@@ -148,7 +152,7 @@ class _Readiness:
         try:
             self._database.open()
             state |= self._status()
-        except (StartError, DatabaseError) as error:
+        except (StartError, DatabaseError, sqlite3.Error) as error:
             state |= {"database": "down", "problem": str(error)}
         if "problem" in state:
             state["status"] = "unready"
@@ -156,16 +160,15 @@ class _Readiness:
         resp.media = state
 
 
-class OnFirstRequest:
-    """A WSGI app that is made by its first request: importing it reads and opens nothing."""
+def on_first_request(name: str, make: Callable[[], App]) -> WSGIApplication:
+    """An app for other WSGI servers, made by its first request: importing it opens nothing."""
 
-    def __init__(self, make: Callable[[], App]) -> None:
-        self._make = make
-        self._app: App | None = None
-        self._lock = threading.Lock()
+    @cache
+    def app() -> App:
+        configure_logs(name, load_settings())
+        return make()
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """Answer as the app does."""
-        with self._lock:
-            self._app = self._app or self._make()
-        return self._app(environ, start_response)
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return app()(environ, start_response)
+
+    return answer

@@ -80,8 +80,7 @@ def run(name: str, make_tasks: Callable[[], list[Task]]) -> None:
             raise SystemExit(1) from None
         for task in tasks:
             task.start()
-        server = tasks[-1]
-        log.info("started", **({"url": server.url} if isinstance(server, HttpServer) else {}))
+        log.info("started")
         healthy = True
         while healthy and not stopped(1):
             healthy = all(task.is_alive() for task in tasks)

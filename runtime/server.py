@@ -6,6 +6,7 @@ import time
 from typing import Any
 from wsgiref.types import WSGIApplication
 
+import structlog
 from waitress import create_server, wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
@@ -13,6 +14,8 @@ from waitress.task import ErrorTask
 
 from runtime import problem
 from runtime.errors import StartError
+
+log = structlog.get_logger(__name__)
 
 THREADS = 16  # with 4, waitress fell to a fifth of its rate under 64 connections
 CONNECTIONS = 1000
@@ -82,6 +85,7 @@ class HttpServer(threading.Thread):
 
     def run(self) -> None:
         """Serve until `stop`, then finish what has begun."""
+        log.info("serving", url=self.url)
         while not self._stopping:
             self._turn(LOOP_INTERVAL_S)
         wasyncore.dispatcher.close(self._server)  # listens no more; the rest goes on

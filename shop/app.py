@@ -5,7 +5,7 @@ from pathlib import Path
 from messaging.exchange import Exchange, transport
 from messaging.outbox import Outbox
 from runtime.database import Database
-from runtime.http import App, OnFirstRequest, http_app
+from runtime.http import App, http_app, on_first_request
 from runtime.settings import Settings, load_settings
 from shop.api import ItemResource, OrderResource, UserResource, api
 from shop.catalogue import Catalogue
@@ -28,8 +28,8 @@ class Shop:
         self.catalogue = Catalogue(self.database)
         self.orders = Orders(self.database, outbox, self.catalogue)
         reads = handlers(self.catalogue, self.orders)
-        way = transport(settings, "shop", outbox.stream, reads)
-        self.exchange = Exchange(self.database, outbox, reads, way)
+        broker = transport(settings, "shop", outbox.stream, reads)
+        self.exchange = Exchange(self.database, outbox, reads, broker)
         self.tasks = [self.exchange]
 
 
@@ -47,4 +47,4 @@ def create_app(shop: Shop | None = None) -> App:
     return app
 
 
-app = OnFirstRequest(create_app)
+app = on_first_request("shop", create_app)

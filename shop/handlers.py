@@ -1,13 +1,12 @@
 """Events in: what the warehouse and the payment service tell, and what the shop makes of it."""
 
-from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, Field, StrictBool
+from pydantic import BaseModel, StrictBool
 
 from messaging.event import Event
 from messaging.inbox import Handlers
-from runtime.api import Id, Name
+from runtime.api import Id, Name, Price
 from runtime.clock import timestamp
 from shop.catalogue import Catalogue
 from shop.orders import Orders
@@ -18,7 +17,7 @@ class ItemChanged(BaseModel):
 
     id: Id
     name: Name
-    price: Annotated[int, Field(strict=True, ge=0, le=10**9)]
+    price: Price
     active: StrictBool
     version: Id
 

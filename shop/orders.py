@@ -90,11 +90,12 @@ class Orders:
     def _select(self, wanted: Any, limit: int | None = None) -> list[dict[str, Any]]:
         found = Order.select().where(wanted).order_by(Order.number.desc()).limit(limit)
         numbers = found.select(Order.number)
-        lines: dict[int, list[dict[str, Any]]] = defaultdict(list)
         of_these = OrderLine.select().where(OrderLine.order.in_(numbers))
-        for line in of_these.order_by(OrderLine.item_id).dicts().execute(self._database):
-            lines[line.pop("order")].append(line)
-        rows = found.dicts().execute(self._database)
+        lines: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        with self._database.atomic():  # both queries see the same orders
+            for line in of_these.order_by(OrderLine.item_id).dicts().execute(self._database):
+                lines[line.pop("order")].append(line)
+            rows = list(found.dicts().execute(self._database))
         return [_shown(row, lines[row["number"]]) for row in rows]
 
     def mark_paid(self, order_id: UUID, paid_at: str) -> None:

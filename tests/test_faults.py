@@ -250,12 +250,13 @@ def back_up(world: World, name: str) -> Callable[[], None]:
     return restore
 
 
-def test_a_restored_backup_pays_nothing_again(world: World) -> None:
+@pytest.mark.parametrize("paid_before", [0, 1])
+def test_a_restored_backup_pays_nothing_again(world: World, paid_before: int) -> None:
     """An older file of payment: it has forgotten a payment, and must not make it once more."""
     world.start(*ALL)
     basket = world.stock()
-    first = world.checkout(basket)
-    eventually(lambda: world.is_paid(first) and world.is_told("payment"))
+    before = [world.checkout(basket) for _ in range(paid_before)]
+    eventually(lambda: all(map(world.is_paid, before)) and world.is_told("payment"))
     world.kill("payment")
     restore = back_up(world, "payment")
 
@@ -267,8 +268,8 @@ def test_a_restored_backup_pays_nothing_again(world: World) -> None:
 
     world.start("payment")
     eventually(lambda: world.ask("payment", "GET", "/readyz").status == 503)
-    assert len(world.get("payment", "/api/payments")) == 1
-    assert len(world.output("payment").splitlines()) == 2
+    assert len(world.get("payment", "/api/payments")) == paid_before
+    assert len(world.output("payment").splitlines()) == paid_before + 1
 
 
 def test_a_restored_backup_overwrites_nothing(world: World) -> None:

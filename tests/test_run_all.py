@@ -34,7 +34,7 @@ def stop(
     assert not [name for name, child in children.items() if child.is_running()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_it_starts_and_stops_everything(world: World, number: signal.Signals) -> None:
     """It says where the services are, shows whose line is whose, and ends the broker last."""
     process = start_all(world)

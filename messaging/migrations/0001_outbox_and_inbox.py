@@ -1,5 +1,8 @@
 """The outbox with its head, the inbox with its cursors, and dead letters."""
 
+import os
+import time
+
 from peewee import BigIntegerField, BlobField, CharField, CompositeKey, TextField
 
 
@@ -9,7 +12,6 @@ def up(migrator, db):
             legacy_table_names = False
 
     class Head(Base):
-        stream = CharField(primary_key=True)
         epoch = BlobField()
         sequence = BigIntegerField(default=0)
         acked = BigIntegerField(default=0)
@@ -43,3 +45,4 @@ def up(migrator, db):
         died_at = CharField()
 
     db.create_tables([Head, Outbox, Cursor, Inbox, DeadLetter])
+    Head.insert(epoch=time.time_ns().to_bytes(8, "big") + os.urandom(8)).execute()

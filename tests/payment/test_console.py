@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 import pytest
+from peewee import OperationalError
 
 from payment import console as payment_console
 from payment.app import Payment
@@ -82,3 +83,22 @@ def test_an_output_that_is_gone_is_ignored(
         eventually(lambda: not payment.payments.unannounced(1))
         payment.payments.pay(1, 4300)
     assert len(payment.payments.all()) == 2
+
+
+def test_a_mark_that_fails_does_not_repeat_the_line(
+    payment: Payment, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """However long the disk is full: only a crash may repeat a line."""
+    failures = iter([OperationalError("database or disk is full")] * 3)
+    mark = payment.payments.mark_announced
+
+    def fail_first(up_to: int) -> None:
+        if failure := next(failures, None):
+            raise failure
+        mark(up_to)
+
+    monkeypatch.setattr(payment.payments, "mark_announced", fail_first)
+    with running(payment):
+        payment.payments.pay(1, 4300)
+    assert next(failures, None) is None
+    assert capfd.readouterr().out.count("Payment 1 of 4300 by user 1 succeeded\n") == 1

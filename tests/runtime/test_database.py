@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -50,8 +51,9 @@ def test_there_is_one_writer_at_a_time(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writers of one process wait for each other, and never meet SQLite's own lock."""
-    monkeypatch.setattr(runtime.database, "BUSY_TIMEOUT_S", 0)
-    impatient = Database(database.path, "runtime")
+    with monkeypatch.context() as without_patience:
+        without_patience.setattr(runtime.database, "BUSY_TIMEOUT_S", 0)
+        impatient = Database(database.path, "runtime")
     note(database, 0)
 
     def count() -> None:
@@ -61,6 +63,20 @@ def test_there_is_one_writer_at_a_time(
 
     in_threads(impatient, [count] * 8)
     assert notes(database) == [80]
+
+
+def test_who_waits_too_long_for_the_writer_gives_up(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a stuck writer does not make a queue of all threads."""
+    monkeypatch.setattr(runtime.database, "BUSY_TIMEOUT_S", 0.05)
+
+    def write() -> None:
+        with database.write():
+            pytest.fail("there are two writers")
+
+    with database.write(), ThreadPoolExecutor() as pool, pytest.raises(peewee.OperationalError):
+        pool.submit(write).result()
 
 
 def test_opening_again_keeps_what_is_there(database: Database) -> None:

@@ -1,5 +1,6 @@
 """The rules of orders, and what is told of them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 from uuid import UUID, uuid4
 
@@ -98,3 +99,12 @@ def test_payment_for_an_unknown_order_is_logged(
         stocked.orders.mark_paid(UUID(int=1), PAID_AT)
     log.warning.assert_called_once()
     assert log.warning.call_args.kwargs == {"order_id": str(UUID(int=1))}
+
+
+def test_a_list_shows_whole_orders_while_somebody_buys(stocked: Shop) -> None:
+    """An order that is placed while a list is read is in it with its lines, or not at all."""
+    with ThreadPoolExecutor() as pool:
+        buying = pool.submit(lambda: [stocked.orders.checkout(1, [1, 2]) for _ in range(200)])
+        while not buying.done():
+            assert all(order["items"] for order in stocked.orders.of_user(1, limit=3))
+    assert len(stocked.orders.of_user(1)) == 200
