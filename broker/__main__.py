@@ -1,35 +1,21 @@
 """Start the broker: the forwarder that relays events, and the journal that keeps them."""
 
-import argparse
-
 from broker.forwarder import Forwarder
 from broker.journal import Journal
 from messaging.transport import Peer
 from messaging.wire import Event, Want, topic
-from runtime.lifecycle import Task, run
-from runtime.logs import configure_logs
-from runtime.settings import load_settings
+from runtime.lifecycle import Task, command_line, run
+from runtime.settings import Settings
 
 
-def main() -> None:
-    """Run until SIGTERM or Ctrl-C; exit code 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m broker",
-        description=__doc__,
-        epilog="Settings are environment variables: README.md lists them.",
-    )
-    parser.parse_args()
-    settings = load_settings()
-    configure_logs("broker", settings)
+def tasks(settings: Settings) -> list[Task]:
+    """The two threads of the broker, which starts with its journal at hand or not at all."""
     urls = settings.broker_publish_url, settings.broker_subscribe_url
-
-    def tasks() -> list[Task]:
-        journal = Journal(settings.data_dir / "broker.db", Peer(*urls, [topic(Event), topic(Want)]))
-        journal.open()
-        return [Forwarder(*urls), journal]
-
-    run("broker", tasks)
+    journal = Journal(settings.data_dir / "broker.db", Peer(*urls, [topic(Event), topic(Want)]))
+    journal.open()
+    return [Forwarder(*urls), journal]
 
 
 if __name__ == "__main__":
-    main()
+    command_line("broker", __doc__).parse_args()
+    run("broker", tasks)

@@ -1,7 +1,7 @@
 """Start the inventory: its HTTP interface, and the exchange of events with the broker."""
 
 from inventory.app import Inventory, create_app
-from runtime.lifecycle import main
+from runtime.lifecycle import start_service
 
 if __name__ == "__main__":
-    main("inventory", __doc__, Inventory, create_app)
+    start_service("inventory", __doc__, Inventory, create_app)

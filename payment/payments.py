@@ -73,11 +73,5 @@ class Payments:
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     """A payment as the HTTP interface shows it; there are no others than those that succeeded."""
-    return {
-        "id": row["id"],
-        "user_id": row["user_id"],
-        "price": row["price"],
-        "order_id": row["order_id"],
-        "status": "succeeded",
-        "paid_at": row["paid_at"],
-    }
+    known = {name: row[name] for name in ("id", "user_id", "price", "order_id")}
+    return {**known, "status": "succeeded", "paid_at": row["paid_at"]}

@@ -30,51 +30,53 @@ class Task(Protocol):
         """End it, and wait for its end."""
 
 
-def main(
+def start_service(
     name: str,
     about: str | None,
     make: Callable[[Settings], Any],
     create_app: Callable[[Any], WSGIApplication],
 ) -> None:
-    """Run a service: ``python -m NAME``. Exits with 0 when stopped, 1 if it cannot start.
+    """Run a service: ``python -m NAME``.
 
     ``make`` gives its parts: its ``database``, and its ``tasks`` in the order in which they start.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {name}",
-        description=about,
-        epilog="Settings are environment variables: README.md lists them.",
-    )
+
+    def tasks(settings: Settings, exchange_only: bool) -> list[Task]:
+        service = make(settings)
+        service.database.claim()
+        service.database.open()
+        if exchange_only:
+            return [*service.tasks]
+        port: int = getattr(settings, f"{name}_port")
+        server = HttpServer(create_app(service), settings.host, port, f"{name.upper()}_PORT")
+        return [*service.tasks, server]
+
+    parser = command_line(name, about)
     parser.add_argument(
         "--exchange-only",
         action="store_true",
         help="serve no HTTP: exchange events for apps that run under another WSGI server",
     )
     arguments = parser.parse_args()
-    settings = load_settings()
-    configure_logs(name, settings)
-
-    def tasks() -> list[Task]:
-        service = make(settings)
-        service.database.claim()
-        service.database.open()
-        if arguments.exchange_only:
-            return [*service.tasks]
-        port: int = getattr(settings, f"{name}_port")
-        server = HttpServer(create_app(service), settings.host, port, f"{name.upper()}_PORT")
-        return [*service.tasks, server]
-
-    run(name, tasks)
+    run(name, lambda settings: tasks(settings, arguments.exchange_only))
 
 
-def run(name: str, make_tasks: Callable[[], list[Task]]) -> None:
+def command_line(name: str, about: str | None) -> argparse.ArgumentParser:
+    """The command line of ``python -m NAME``."""
+    epilog = "Settings are environment variables: README.md lists them."
+    return argparse.ArgumentParser(prog=f"python -m {name}", description=about, epilog=epilog)
+
+
+def run(name: str, make_tasks: Callable[[Settings], list[Task]]) -> None:
     """Run tasks until a signal comes or one ends by itself; stop them in the opposite order.
 
-    A `StartError` is one line on standard error, and exit code 1.
+    Exits with 2 for a wrong setting, and with 1 for a `StartError`, each in one line.
     """
+    settings = load_settings()
+    configure_logs(name, settings)
     with stop_signals() as stopped:
         try:
-            tasks = make_tasks()
+            tasks = make_tasks(settings)
         except StartError as error:
             say(f"{name}: {error}", STDERR)
             raise SystemExit(1) from None

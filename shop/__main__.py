@@ -1,7 +1,7 @@
 """Start the shop: its HTTP interface, and the exchange of events with the broker."""
 
-from runtime.lifecycle import main
+from runtime.lifecycle import start_service
 from shop.app import Shop, create_app
 
 if __name__ == "__main__":
-    main("shop", __doc__, Shop, create_app)
+    start_service("shop", __doc__, Shop, create_app)

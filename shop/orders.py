@@ -109,23 +109,16 @@ class Orders:
 
 
 def _line(item: dict[str, Any], quantity: int) -> dict[str, Any]:
-    return {
-        "item_id": item["id"],
-        "name": item["name"],
-        "price": item["price"],
-        "quantity": quantity,
-    }
+    kept = {"item_id": item["id"], "name": item["name"], "price": item["price"]}
+    return {**kept, "quantity": quantity}
 
 
 def _placed(order: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
     """What ``order.placed`` tells."""
     told = ("item_id", "quantity", "price")
-    return {
-        "order_id": order["id"],
-        "user_id": order["user"],
-        "price": order["price"],
-        "items": [{name: line[name] for name in told} for line in lines],
-    }
+    items = [{name: line[name] for name in told} for line in lines]
+    fact = {"order_id": order["id"], "user_id": order["user"], "price": order["price"]}
+    return {**fact, "items": items}
 
 
 def _shown(order: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:

@@ -32,20 +32,20 @@ class FakeTask:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_tasks_last_first(number: int) -> None:
     diary: list[str] = []
-    run("shop", lambda: [FakeTask(diary, "a", number), FakeTask(diary, "b")])
+    run("shop", lambda _: [FakeTask(diary, "a", number), FakeTask(diary, "b")])
     assert diary == ["start a", "start b", "stop b", "stop a"]
 
 
 def test_a_task_that_ends_by_itself_ends_the_process() -> None:
     diary: list[str] = []
     with pytest.raises(SystemExit) as ended:
-        run("shop", lambda: [FakeTask(diary, "a"), FakeTask(diary, "b", alive=False)])
+        run("shop", lambda _: [FakeTask(diary, "a"), FakeTask(diary, "b", alive=False)])
     assert ended.value.code == 1
     assert diary[2:] == ["stop b", "stop a"]
 
 
 def test_what_cannot_start_says_so_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    def make() -> list[Any]:
+    def make(_: Any) -> list[Any]:
         raise StartError("another process is running")
 
     with pytest.raises(SystemExit) as ended:
