@@ -18,6 +18,8 @@ from runtime.idempotency import once
 from runtime.problem import CONTENT_TYPE, Problem
 
 MAX_ID = 2**63 - 1
+MAX_BODY_BYTES = 1024 * 1024
+TOO_LARGE = f"A body has at most {MAX_BODY_BYTES} bytes."
 
 
 def _digits(text: object) -> object:
@@ -109,8 +111,12 @@ def answers(status: int, model: Any, *problems: int) -> Response:
 def _read_json(req: falcon.Request) -> Any:
     if (req.content_type or "").partition(";")[0].strip().lower() != falcon.MEDIA_JSON:
         raise falcon.HTTPUnsupportedMediaType(description="Send Content-Type: application/json.")
+    chunked = req.content_length is None and req.env.get("wsgi.input_terminated")
+    body = req.stream.read(MAX_BODY_BYTES + 1) if chunked else req.bounded_stream.read()
+    if len(body) > MAX_BODY_BYTES:
+        raise falcon.HTTPContentTooLarge(description=TOO_LARGE)
     try:
-        return from_json(req.bounded_stream.read(), allow_inf_nan=False)
+        return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise falcon.HTTPBadRequest(description=f"The body is not JSON: {error}.") from None
 

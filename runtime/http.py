@@ -20,6 +20,7 @@ from pydantic_core import from_json, to_json
 from spectree import SpecTree
 
 from runtime import problem
+from runtime.api import MAX_BODY_BYTES, TOO_LARGE
 from runtime.database import Database, is_outage
 from runtime.errors import FieldError, NotFound, Refused, StartError
 from runtime.logs import configure_logs
@@ -27,7 +28,6 @@ from runtime.settings import load_settings
 
 log = structlog.get_logger(__name__)
 
-MAX_BODY_BYTES = 1024 * 1024
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 PROBES = {"/livez", "/readyz", "/metrics"}  # they answer without a database, too
 App = falcon.App[falcon.Request, falcon.Response]
@@ -71,9 +71,7 @@ class _EachRequest:
         req.context.started = time.perf_counter()
         req.context.database = self._database
         if (req.content_length or 0) > MAX_BODY_BYTES:
-            raise falcon.HTTPContentTooLarge(
-                description=f"A body has at most {MAX_BODY_BYTES} bytes."
-            )
+            raise falcon.HTTPContentTooLarge(description=TOO_LARGE)
         if req.path not in PROBES:
             self._database.open()
 

@@ -2,6 +2,10 @@
 
 import logging
 import os
+import queue
+import threading
+import time
+from contextlib import suppress
 
 import structlog
 
@@ -10,8 +14,30 @@ from runtime.settings import Settings
 
 
 class _Handler(logging.Handler):
+    """Leaves writing to a thread of its own: a standard error that nobody reads stops nobody.
+
+    Lines that find no place are dropped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: queue.Queue[str] = queue.Queue(maxsize=10_000)
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def _write(self) -> None:
+        while True:
+            say(self._lines.get(), STDERR)
+            self._lines.task_done()
+
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record), STDERR)
+        with suppress(queue.Full):
+            self._lines.put_nowait(self.format(record))
+
+    def flush(self) -> None:
+        """Wait until all is written, for at most a second; the end of the process calls it."""
+        deadline = time.monotonic() + 1
+        while self._lines.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.001)
 
 
 def configure_logs(service: str, settings: Settings) -> None:

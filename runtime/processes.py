@@ -79,16 +79,16 @@ def listens(host: str, port: int) -> bool:
 def held(wanted: dict[str, tuple[str, int]]) -> list[str]:
     """One line for each of these addresses that somebody listens on already, with who it is."""
     holders: dict[int, int | None] = {}
-    with suppress(psutil.AccessDenied):  # some systems show it to root alone
+    with suppress(psutil.AccessDenied):  # some systems tell it to root alone: then bind() will
         for connection in psutil.net_connections("tcp"):
             if connection.laddr and connection.status == psutil.CONN_LISTEN:
                 holders[connection.laddr.port] = connection.pid
     lines = []
-    for setting, (host, port) in wanted.items():
-        if port in holders or listens(host, port):
+    for setting, (_, port) in wanted.items():
+        if port in holders:
             who = "another process"
             with suppress(psutil.Error):
-                command = " ".join(psutil.Process(holders.get(port) or 0).cmdline())
+                command = " ".join(psutil.Process(holders[port] or 0).cmdline())
                 who = f"process {holders[port]} ({command}); kill {holders[port]} ends it"
             lines.append(f"port {port} ({setting}) is held by {who}")
     return lines

@@ -298,9 +298,10 @@ def test_a_console_that_nobody_reads(world: World, reader: str) -> None:
         pay_and_stop(world, world.run("-m", "payment", stdout=stdout), reader == "hangs")
 
 
-def test_logs_that_nobody_reads(world: World) -> None:
-    """A standard error whose reader is gone stops nothing: exit code 0."""
-    with unread_pipe("gone") as stderr:
+@pytest.mark.parametrize("reader", ["gone", "hangs"])
+def test_logs_that_nobody_reads(world: World, reader: str) -> None:
+    """A standard error whose reader is gone, or does not read, stops nothing: exit code 0."""
+    with unread_pipe(reader) as stderr:
         pay_and_stop(world, world.run("-m", "payment", stderr=stderr))
 
 

@@ -1,5 +1,6 @@
 """The HTTP shell: request ids, problems, probes and documents, alike in every service."""
 
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,15 @@ import peewee
 import pytest
 import structlog
 from falcon import Request, Response
-from falcon.testing import TestClient
+from falcon.testing import TestClient, create_environ
 
 import inventory.app
 import payment.app
 import shop.app
-from runtime.api import documented
+from runtime.api import MAX_BODY_BYTES, documented
 from runtime.database import Database
 from runtime.errors import FieldError, NotFound, Refused, StartError
-from runtime.http import MAX_BODY_BYTES, http_app
+from runtime.http import http_app
 from tests.conftest import Broker, eventually
 
 APPS = {
@@ -284,3 +285,17 @@ def test_the_page_leads_to_the_docs(client: TestClient) -> None:
     answer = client.simulate_get("/")
     assert answer.headers["Content-Type"].startswith("text/html")
     assert re.search(r"<a\s[^>]*href=\"/docs\"", answer.text)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b'{"name": "Kesha"}', 201), (b'"' + b"x" * MAX_BODY_BYTES + b'"', 413)]
+)
+def test_a_body_without_length(shop: Any, body: bytes, status: int) -> None:
+    """As other servers hand on a chunked request: to its end, and measured while it is read."""
+    headers = {"Content-Type": "application/json"}
+    environ = create_environ("/api/user", method="POST", headers=headers)
+    environ.pop("CONTENT_LENGTH", None)
+    environ |= {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True}
+    statuses: list[str] = []
+    APPS["shop"](shop)(environ, lambda line, *_: statuses.append(line))
+    assert statuses[0].startswith(str(status))

@@ -19,6 +19,7 @@ LEVELS = ["debug", "info", "warning", "error"]
 
 
 def json_lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    logging.getLogger().handlers[0].flush()
     captured = capfd.readouterr()
     assert captured.out == ""
     return [json.loads(line) for line in captured.err.splitlines()]
@@ -69,6 +70,7 @@ def test_a_terminal_gets_colors_unless_they_are_unwanted(
     monkeypatch.setattr(os, "isatty", lambda descriptor: True)
     configure_logs("shop", Settings())
     structlog.get_logger("x").info("sold", price=4000)
+    logging.getLogger().handlers[0].flush()
     assert ("\x1b[" in capfd.readouterr().err) is colored
 
 
@@ -76,6 +78,7 @@ def test_people_get_plain_lines_in_a_file(capfd: pytest.CaptureFixture[str]) -> 
     configure_logs("shop", Settings())
     structlog.contextvars.bind_contextvars(request_id="r-1")
     structlog.get_logger("x").info("sold", price=4000)
+    logging.getLogger().handlers[0].flush()
     captured = capfd.readouterr()
     (line,) = captured.err.splitlines()
     assert captured.out == ""
