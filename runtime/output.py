@@ -13,7 +13,7 @@ STDOUT, STDERR = 1, 2
 def say(line: str, target: int = STDOUT) -> None:
     """Write a line; if whoever reads it is gone, that is ignored."""
     with suppress(OSError):
-        os.write(target, f"{line}\n".encode())
+        os.write(target, f"{line}\n".encode(errors="backslashreplace"))
 
 
 def reserve_standard_streams() -> None:
