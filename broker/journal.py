@@ -79,6 +79,7 @@ class Journal(threading.Thread):
         except Exception as error:
             self._damage = error if is_unreadable(error) else self._damage
             log.error("the journal waits for its disk", error=repr(error))
+            self._heads = {}  # whatever became of the commit, the database knows
             self._write_at = time.monotonic() + OUTAGE_RETRY_S
 
     def handle(self, messages: list[Message]) -> None:
