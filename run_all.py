@@ -12,7 +12,7 @@ from runtime.settings import Settings, load_settings
 from runtime.signals import stop_signals
 
 NAMES = ("broker", "inventory", "shop", "payment")
-STOP_TIMEOUT_S = 4.0  # of the 5 s that a stop may take
+SERVICES_TIMEOUT_S, BROKER_TIMEOUT_S = 4.0, 4.6  # of the 5 s that a stop may take
 
 
 def addresses(settings: Settings) -> dict[str, dict[str, tuple[str, int]]]:
@@ -81,13 +81,13 @@ def main() -> None:
     with stop_signals() as stopped:
         children = [Child(name, 32 + NAMES.index(name)) for name in chosen]
         supervise(children, wanted, stopped)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        for is_broker in (False, True):
+        begun = time.monotonic()
+        for is_broker, timeout_s in ((False, SERVICES_TIMEOUT_S), (True, BROKER_TIMEOUT_S)):
             group = [child for child in children if (child.name == "broker") is is_broker]
             for child in group:
                 child.signal(signal.SIGTERM)
             for child in group:
-                child.stop(deadline)
+                child.stop(begun + timeout_s)
     if not children:
         raise SystemExit("nothing is running any more")
 
