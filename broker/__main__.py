@@ -1,5 +1,7 @@
 """Start the broker: the forwarder that relays events, and the journal that keeps them."""
 
+import structlog
+
 from broker.forwarder import Forwarder
 from broker.journal import Journal
 from messaging.transport import Peer
@@ -7,13 +9,16 @@ from messaging.wire import Event, Want, topic
 from runtime.lifecycle import Task, command_line, run
 from runtime.settings import Settings
 
+log = structlog.get_logger("broker")
+
 
 def tasks(settings: Settings) -> list[Task]:
     """The two threads of the broker, which starts with its journal at hand or not at all."""
-    urls = settings.broker_publish_url, settings.broker_subscribe_url
-    journal = Journal(settings.data_dir / "broker.db", Peer(*urls, [topic(Event), topic(Want)]))
+    journal = Journal(settings.data_dir / "broker.db", Peer(settings, [topic(Event), topic(Want)]))
     journal.open()
-    return [Forwarder(*urls), journal]
+    if not settings.keys:
+        log.warning("BROKER_CURVE=off: anybody who reaches the broker can read and publish")
+    return [Forwarder(settings), journal]
 
 
 if __name__ == "__main__":

@@ -2,41 +2,59 @@
 
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
+from messaging.keys import is_admitted, key_pair
+from messaging.transport import HEARTBEAT_MS
 from runtime.errors import StartError
+from runtime.settings import Settings
 
-MAX_MESSAGE_BYTES = 1024 * 1024  # four times the largest event; more closes the connection
+# What is larger closes the connection.
+MAX_MESSAGE_BYTES = 1024 * 1024  # four times the largest event
+MAX_TOPIC_BYTES = 1024  # libzmq keeps subscriptions in a tree, and overflows its stack in deep ones
 
 
 class Forwarder(threading.Thread):
     """`zmq.proxy` between the two endpoints, in a thread of its own.
 
-    Raises `StartError` if an endpoint cannot be bound.
+    It admits peers whose public keys are in the folder of keys at the time of their handshake.
+    Raises `StartError` if an endpoint cannot be bound, or if there are no proper keys.
     """
 
-    def __init__(self, publish_url: str, subscribe_url: str) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__(name="forwarder", daemon=True)
+        self._secret = key_pair(settings.keys, "broker").secret if settings.keys else None
         self._zmq = zmq.Context()
-        self._sockets = [
-            self._bind(zmq.XSUB, "BROKER_PUBLISH_URL", publish_url),
-            self._bind(zmq.XPUB, "BROKER_SUBSCRIBE_URL", subscribe_url),
-        ]
+        self._authenticator = ThreadAuthenticator(self._zmq)
+        if settings.keys:  # before there is anything that a stranger could connect to
+            self._authenticator.configure_curve_callback("*", _Admission(settings.keys))
+            self._authenticator.start()
+        self._sockets: list[zmq.Socket[bytes]] = []
+        publish, subscribe = settings.broker_publish_url, settings.broker_subscribe_url
+        self._bind(zmq.XSUB, "BROKER_PUBLISH_URL", publish, MAX_MESSAGE_BYTES)
+        self._bind(zmq.XPUB, "BROKER_SUBSCRIBE_URL", subscribe, MAX_TOPIC_BYTES)
 
-    def _bind(self, kind: int, setting: str, url: str) -> zmq.Socket[bytes]:
+    def _bind(self, kind: int, setting: str, url: str, max_bytes: int) -> None:
         endpoint = self._zmq.socket(kind)
         endpoint.linger = 0
-        endpoint.heartbeat_ivl = 1000  # milliseconds
-        endpoint.maxmsgsize = MAX_MESSAGE_BYTES
+        endpoint.heartbeat_ivl = HEARTBEAT_MS
+        endpoint.rcvhwm = 0  # see HEARTBEAT_MS
+        endpoint.maxmsgsize = max_bytes
+        if self._secret:
+            endpoint.curve_server = True
+            endpoint.curve_secretkey = self._secret
+        self._sockets.append(endpoint)
         try:
             endpoint.bind(url)
         except zmq.ZMQError as error:
+            self._authenticator.stop()
             self._zmq.destroy(linger=0)
             raise StartError(
                 f"cannot listen on {url}: {error.strerror}; set {setting} to another address"
             ) from None
-        return endpoint
 
     def run(self) -> None:
         """Relay until `stop`."""
@@ -49,5 +67,16 @@ class Forwarder(threading.Thread):
 
     def stop(self) -> None:
         """End the proxy by terminating its context, and close both endpoints."""
+        self._authenticator.stop()
         self._zmq.term()
         self.join()
+
+
+class _Admission:
+    """What pyzmq asks at each handshake, so that a key can be added while the broker runs."""
+
+    def __init__(self, keys: Path) -> None:
+        self._keys = keys
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return is_admitted(self._keys, key)

@@ -55,9 +55,13 @@ class Journal(threading.Thread):
         self._database = Database(self._path, "broker")
         self._database.open()
 
+    def start(self) -> None:
+        """Begin to connect, or raise `StartError`; the rest goes on in the thread."""
+        self._peer.open()
+        super().start()
+
     def run(self) -> None:
         """Listen until `stop`."""
-        self._peer.open()
         try:
             while not self._stopping:
                 self._turn(self._peer.poll(timeout_s=1))

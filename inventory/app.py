@@ -7,6 +7,7 @@ from inventory.handlers import handlers
 from inventory.items import Items
 from messaging.exchange import Exchange, transport
 from messaging.outbox import Outbox
+from messaging.retention import Retention
 from runtime.database import Database
 from runtime.http import App, http_app, on_first_request
 from runtime.settings import Settings, load_settings
@@ -26,7 +27,7 @@ class Inventory:
         reads = handlers()
         broker = transport(settings, "inventory", outbox.stream, reads)
         self.exchange = Exchange(self.database, outbox, reads, broker)
-        self.tasks = [self.exchange]
+        self.tasks = [Retention(self.database, settings.retention_days), self.exchange]
 
 
 def create_app(inventory: Inventory | None = None) -> App:

@@ -27,9 +27,7 @@ def transport(
     """The way to the broker of a service that writes one stream and reads some."""
     topics = [topic(Ack, writes), topic(Refuse, writes), topic(Replay, reader)]
     topics += [topic(Event, stream) for stream in reads]
-    return ForwarderTransport(
-        settings.broker_publish_url, settings.broker_subscribe_url, reader, topics
-    )
+    return ForwarderTransport(settings, reader, topics)
 
 
 class Exchange(threading.Thread):
@@ -57,9 +55,13 @@ class Exchange(threading.Thread):
         self._publish_at = float("-inf")
         database.listeners.append(transport.wake)
 
+    def start(self) -> None:
+        """Begin to connect, or raise `StartError`; the rest goes on in the thread."""
+        self._transport.open()
+        super().start()
+
     def run(self) -> None:
         """Exchange events, whatever happens, until `stop`."""
-        self._transport.open()
         ended = False
         while not ended:
             try:

@@ -53,8 +53,7 @@ class Reader:
     def place(self) -> Place:
         """The place of the last event that was applied or set aside."""
         if self._place is None:
-            row = Cursor.select().where(Cursor.stream == self.stream).first(self._database)
-            self._place = Place(row.epoch, row.sequence) if row else START
+            self._place = place_of(self._database, self.stream)
         return self._place
 
     @property
@@ -137,7 +136,7 @@ class Reader:
             try:
                 event = Event.parse(self.stream, message.place, message.body)
                 with self._database.atomic():
-                    self._handle(event, message.body)
+                    handle(self._database, self._handlers, event, message.body)
                 applied.append(event)
             except Exception as error:
                 if is_outage(error):
@@ -148,21 +147,6 @@ class Reader:
             place = message.place
         _upsert(self._database, Cursor, ["stream"], stream=self.stream, **place._asdict())
         return place
-
-    def _handle(self, event: Event, body: bytes) -> None:
-        _upsert(
-            self._database,
-            Inbox,
-            ["stream", "epoch", "sequence"],
-            stream=self.stream,
-            **event.place._asdict(),
-            type=event.type,
-            body=body,
-            applied_at=timestamp(),
-        )
-        if event.type in self._handlers:
-            with structlog.contextvars.bound_contextvars(request_id=event.correlation_id):
-                self._handlers[event.type](event)
 
     def _give_up(self, place: Place, error: Exception) -> bool:
         """Whether a failed event is dead; if not, it is tried again after a while."""
@@ -194,6 +178,29 @@ class Reader:
             error=repr(error),
             died_at=timestamp(),
         ).execute(self._database)
+
+
+def place_of(database: Database, stream: str) -> Place:
+    """The place of the last event of a stream that this database has applied or set aside."""
+    row = Cursor.select().where(Cursor.stream == stream).first(database)
+    return Place(row.epoch, row.sequence) if row else START
+
+
+def handle(database: Database, handlers: Handlers, event: Event, body: bytes) -> None:
+    """Give an event to its handler, and note it in the inbox, in the transaction that is open."""
+    _upsert(
+        database,
+        Inbox,
+        ["stream", "epoch", "sequence"],
+        stream=event.stream,
+        **event.place._asdict(),
+        type=event.type,
+        body=body,
+        applied_at=timestamp(),
+    )
+    if event.type in handlers:
+        with structlog.contextvars.bound_contextvars(request_id=event.correlation_id):
+            handlers[event.type](event)
 
 
 def count_dead(database: Database) -> int:

@@ -1,6 +1,6 @@
 """The tables of the outbox and the inbox; their history is in ``migrations``."""
 
-from peewee import BigIntegerField, BlobField, CharField, CompositeKey, TextField
+from peewee import AutoField, BigIntegerField, BlobField, CharField, CompositeKey, TextField
 
 from runtime.database import Table
 
@@ -45,6 +45,7 @@ class Inbox(Table):
 class DeadLetter(Table):
     """An event that could not be applied, set aside with its error."""
 
+    id = AutoField()
     stream = CharField()
     epoch = BlobField()
     sequence = BigIntegerField()

@@ -9,18 +9,29 @@ import structlog
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from messaging.keys import key_pair, public_key
 from messaging.wire import Event, Message, Place, Want, WireError, pack, unpack
+from runtime.errors import StartError
+from runtime.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-MAX_MESSAGES = 512  # taken in one go, so that sending gets its turn
+MAX_MESSAGES = 2048  # in one go; twice what three writers and the journal send at once
 COMPLAINT_INTERVAL_S = 60.0
+# Finds connections that are half open. A receive queue that fills up stops the heartbeat, too, and
+# libzmq up to 4.3.5 then aborts the process (zeromq/libzmq#3937): so there is no limit to it, and
+# what has piled up there is thrown away when it is looked at.
+HEARTBEAT_MS = 1000
+RECONNECT_AFTER_S = 1.0
+REFUSALS = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+REFUSAL_HINT = "DATA_DIR/keys and BROKER_CURVE must agree with the broker's"
+MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(REFUSALS)
 
 
 class Transport(Protocol):
     """What an exchange needs: publish an event, hear acks, receive live events, fetch a stream.
 
-    All but `up` and `wake` are for the one thread that opened it.
+    All but `up` and `wake` are for one thread at a time.
     """
 
     @property
@@ -47,14 +58,17 @@ class Transport(Protocol):
 
 
 class Peer:
-    """A pair of sockets connected to the forwarder; used by the one thread that opened it."""
+    """A pair of sockets connected to the forwarder; used by one thread at a time."""
 
-    def __init__(self, publish_url: str, subscribe_url: str, topics: list[bytes]) -> None:
+    def __init__(self, settings: Settings, topics: list[bytes]) -> None:
         self.malformed = 0
-        self._urls = publish_url, subscribe_url
+        self._urls = settings.broker_publish_url, settings.broker_subscribe_url
+        self._keys = settings.keys
         self._topics = topics
-        self._complained_at = float("-inf")
-        self._connected: dict[Any, bool] = {}
+        self._complained_at: dict[str, float] = {}
+        self._refused_at: float | None = None
+        self._sockets: list[zmq.Socket[bytes]] = []
+        self._connected: dict[Any, bool] = {}  # by the socket that monitors a connection
         self._wake_out: socket.socket | None = None
 
     @property
@@ -63,30 +77,54 @@ class Peer:
         return bool(self._connected) and all(self._connected.values())
 
     def open(self) -> None:
-        """Begin to connect."""
+        """Begin to connect; `StartError` if there are no proper keys."""
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_out.setblocking(False)
+        self._connect()
+
+    def _connect(self) -> None:
+        own = key_pair(self._keys, "client") if self._keys else None
+        server = public_key(self._keys, "broker") if self._keys else None
+        self._disconnect()
         self._context = zmq.Context()
-        self._poller = zmq.Poller()
-        self._publisher = self._socket(zmq.PUB)
-        self._subscriber = self._socket(zmq.SUB)
+        self._publisher, self._subscriber = self._sockets = [
+            self._context.socket(kind) for kind in (zmq.PUB, zmq.SUB)
+        ]
+        for connection in self._sockets:
+            connection.linger = 0
+            connection.heartbeat_ivl = HEARTBEAT_MS
+            connection.rcvhwm = 0  # see HEARTBEAT_MS
+            if own and server:
+                connection.curve_publickey, connection.curve_secretkey = own
+                connection.curve_serverkey = server
         for prefix in self._topics:
             self._subscriber.subscribe(prefix)
-        for connection, url in zip((self._publisher, self._subscriber), self._urls, strict=True):
+        self._connected = {each.get_monitor_socket(MONITORED): False for each in self._sockets}
+        self._poller = zmq.Poller()
+        for source in (self._wake_in, self._subscriber, *self._connected):
+            self._poller.register(source, zmq.POLLIN)
+        for connection, url in zip(self._sockets, self._urls, strict=True):
             connection.connect(url)
-        self._poller.register(self._subscriber, zmq.POLLIN)
-        self._poller.register(self._wake_in, zmq.POLLIN)
 
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
-        connection = self._context.socket(kind)
-        connection.linger = 0
-        connection.heartbeat_ivl = 1000  # milliseconds; finds connections that are half open
-        monitor = connection.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        )
-        self._connected[monitor] = False
-        self._poller.register(monitor, zmq.POLLIN)
-        return connection
+    def _reconnect(self) -> None:
+        """Knock again, with the keys as they are now: after a refusal, ZeroMQ does not."""
+        self._refused_at = None
+        if self.up:  # it was the handshake with a broker that was ending
+            return
+        self._complain("the broker refuses the handshake", see=REFUSAL_HINT)
+        try:
+            self._connect()
+        except StartError as error:
+            self._refused_at = time.monotonic()
+            self._complain("the keys cannot be read", error=str(error))
+
+    def _disconnect(self) -> None:
+        self._connected = {}
+        for connection in self._sockets:
+            connection.disable_monitor()
+        if self._sockets:
+            self._context.destroy(linger=0)
+        self._sockets = []
 
     def send(self, message: Message) -> None:
         """Send a message; where nobody is connected or a queue is full, it is dropped."""
@@ -95,32 +133,41 @@ class Peer:
     def poll(self, timeout_s: float) -> list[Message]:
         """Wait for messages for at most so long, and take those that are there."""
         messages: list[Message] = []
+        if self._refused_at and time.monotonic() - self._refused_at >= RECONNECT_AFTER_S:
+            self._reconnect()
         for ready, _ in self._poller.poll(int(timeout_s * 1000)):
             if ready is self._subscriber:
                 messages = self._receive()
             elif ready in self._connected:
                 change = recv_monitor_message(ready)["event"]
                 self._connected[ready] = change == zmq.EVENT_HANDSHAKE_SUCCEEDED
+                if change in REFUSALS and not self._refused_at:
+                    self._refused_at = time.monotonic()
             else:
                 self._wake_in.recv(4096)
         return messages
 
     def _receive(self) -> list[Message]:
-        messages = []
+        """Take what is there; after a stall that is mostly repetitions, and the rest is dropped."""
+        messages: list[Message] = []
         with contextlib.suppress(zmq.Again):
-            for _ in range(MAX_MESSAGES):
+            while True:
                 frames = self._subscriber.recv_multipart(zmq.NOBLOCK)
+                if len(messages) == MAX_MESSAGES:
+                    continue
                 try:
                     messages.append(unpack(frames))
                 except WireError as error:
-                    self._complain(error)
+                    self.malformed += 1
+                    count, last = self.malformed, str(error)
+                    self._complain("malformed messages are dropped", count=count, last=last)
         return messages
 
-    def _complain(self, error: WireError) -> None:
-        self.malformed += 1
-        if time.monotonic() - self._complained_at >= COMPLAINT_INTERVAL_S:
-            self._complained_at = time.monotonic()
-            log.warning("malformed messages are dropped", count=self.malformed, last=str(error))
+    def _complain(self, trouble: str, **details: object) -> None:
+        now = time.monotonic()
+        if now - self._complained_at.get(trouble, float("-inf")) >= COMPLAINT_INTERVAL_S:
+            self._complained_at[trouble] = now
+            log.warning(trouble, **details)
 
     def wake(self) -> None:
         """End the wait of `poll`; for any thread."""
@@ -130,22 +177,17 @@ class Peer:
 
     def close(self) -> None:
         """Close every socket, dropping what was not sent."""
-        for connection in (self._publisher, self._subscriber):
-            connection.disable_monitor()
-        self._context.destroy(linger=0)
+        self._disconnect()
         for end in (self._wake_in, self._wake_out):
             if end:
                 end.close()
-        self._connected = {}
 
 
 class ForwarderTransport(Peer):
     """The transport over the forwarder and its journal."""
 
-    def __init__(
-        self, publish_url: str, subscribe_url: str, reader: str, topics: list[bytes]
-    ) -> None:
-        super().__init__(publish_url, subscribe_url, topics)
+    def __init__(self, settings: Settings, reader: str, topics: list[bytes]) -> None:
+        super().__init__(settings, topics)
         self._reader = reader
 
     def publish(self, event: Event) -> None:

@@ -1,7 +1,8 @@
 """Start the payment: its HTTP interface, and the exchange of events with the broker."""
 
+from messaging import dead_letters
 from payment.app import Payment, create_app
 from runtime.lifecycle import start_service
 
 if __name__ == "__main__":
-    start_service("payment", __doc__, Payment, create_app)
+    start_service("payment", __doc__, Payment, create_app, dead_letters.COMMAND)

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from messaging.dead_letters import DeadLetters
 from messaging.exchange import Exchange, transport
 from messaging.outbox import Outbox
+from messaging.retention import Retention
 from payment.api import PaymentResource, api
 from payment.console import Console
 from payment.handlers import handlers
@@ -25,9 +27,11 @@ class Payment:
         outbox = Outbox(self.database, stream="payments", source="/payment")
         self.payments = Payments(self.database, outbox)
         reads = handlers(self.payments)
+        self.dead_letters = DeadLetters(self.database, reads)
         broker = transport(settings, "payment", outbox.stream, reads)
         self.exchange = Exchange(self.database, outbox, reads, broker)
-        self.tasks = [Console(self.database, self.payments), self.exchange]
+        console = Console(self.database, self.payments)
+        self.tasks = [console, Retention(self.database, settings.retention_days), self.exchange]
 
 
 def create_app(payment: Payment | None = None) -> App:

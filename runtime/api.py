@@ -7,18 +7,26 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import falcon
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError, from_json, to_json
 from spectree import Response, SpecTree
 from spectree.plugins.falcon_plugin import FalconPlugin
 
 from runtime import VERSION
 from runtime.errors import FieldError, Refused
-from runtime.idempotency import once
+from runtime.idempotency import HEADER, KEY, once
 from runtime.problem import CONTENT_TYPE, Problem
 
 MAX_ID = 2**63 - 1
 MAX_BODY_BYTES = 1024 * 1024
+TEXT = {"schema": {"type": "string"}}  # in the OpenAPI document
 TOO_LARGE = f"A body has at most {MAX_BODY_BYTES} bytes."
 
 
@@ -34,6 +42,7 @@ Name = Annotated[
     StringConstraints(
         strict=True, strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00]*$"
     ),
+    Field(json_schema_extra={"pattern": r"^[^\x00]*[^\x00\s\x85][^\x00]*$"}),  # it is not blank
 ]
 Price = Annotated[int, Field(strict=True, ge=0, le=10**9)]  # of an item, in the smallest coin
 Total = Annotated[int, Field(strict=True, ge=0, le=10**12)]  # of an order or a payment
@@ -78,9 +87,31 @@ class _Checker(FalconPlugin):
         once(req.context.database, req, resp, body, lambda: func(resource, req, resp, **params))
 
 
+class _Document(SpecTree):
+    """spectree's document, with the headers of requests and answers, and the ids in paths."""
+
+    def _generate_spec(self) -> dict[str, Any]:
+        spec = super()._generate_spec()
+        for operations in spec["paths"].values():
+            for method, operation in operations.items():
+                takes, gives = operation["parameters"], operation["responses"]
+                for parameter in takes:
+                    if parameter["in"] == "path" and "format" not in parameter["schema"]:
+                        parameter["schema"] = TypeAdapter(Id).json_schema()
+                if method == "post":
+                    key = {"type": "string", "pattern": f"^{KEY.pattern}$"}
+                    takes.append({"name": HEADER, "in": "header", "schema": key})
+                    gives["201"]["headers"] = {"Location": TEXT}
+                elif "limit" in (parameter["name"] for parameter in takes):
+                    takes.append({"name": "If-None-Match", "in": "header", **TEXT})
+                    gives["200"]["headers"] = {"ETag": TEXT | {"required": True}, "Link": TEXT}
+                    gives["304"] = {"description": "Not Modified", "headers": {"ETag": TEXT}}
+        return spec
+
+
 def documented(title: str) -> SpecTree:
     """Make the decorator that checks a responder's ``json`` and ``query`` and documents it."""
-    return SpecTree(
+    return _Document(
         backend=_Checker,
         mode="strict",
         title=title,
@@ -92,11 +123,12 @@ def documented(title: str) -> SpecTree:
 
 
 class _Answers(Response):
-    """spectree's answers, with problems documented under the media type that they have."""
+    """spectree's answers, documented under the media types that they have: text without a model."""
 
     def generate_spec(self, *arguments: Any, **named: Any) -> dict[str, Any]:
         spec = super().generate_spec(*arguments, **named)
         for code, answer in spec.items():
+            answer.setdefault("content", {falcon.MEDIA_TEXT: TEXT})
             if code >= "400":
                 answer["content"] = {CONTENT_TYPE: answer["content"][falcon.MEDIA_JSON]}
         return spec
@@ -104,7 +136,7 @@ class _Answers(Response):
 
 def answers(status: int, model: Any, *problems: int) -> Response:
     """The documented answers of a responder: its success, and its problems."""
-    codes = {f"HTTP_{code}": Problem for code in problems}
+    codes = {f"HTTP_{code}": Problem for code in (*problems, 503)}
     return _Answers(**{f"HTTP_{status}": model}, **codes)
 
 

@@ -1,13 +1,15 @@
 """The life of a process: it starts, or says in one line why not; SIGTERM or Ctrl-C ends it."""
 
 import argparse
+import sqlite3
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 from wsgiref.types import WSGIApplication
 
 import structlog
+from peewee import DatabaseError
 
-from runtime.errors import StartError
+from runtime.errors import ShopError, StartError
 from runtime.logs import configure_logs
 from runtime.output import STDERR, say
 from runtime.server import HttpServer
@@ -21,7 +23,7 @@ class Task(Protocol):
     """A thread of the process, such as an exchange; it runs until it is stopped."""
 
     def start(self) -> None:
-        """Start it."""
+        """Start it, or raise `StartError`."""
 
     def is_alive(self) -> bool:
         """Whether it runs."""
@@ -30,13 +32,26 @@ class Task(Protocol):
         """End it, and wait for its end."""
 
 
+class Command(NamedTuple):
+    """Something else to do with a service's database: ``python -m SERVICE NAME``.
+
+    ``run`` takes the service's parts and the arguments, and gives the exit code.
+    """
+
+    name: str
+    about: str
+    arguments: Callable[[argparse.ArgumentParser], None] | None
+    run: Callable[[Any, argparse.Namespace], int]
+
+
 def start_service(
     name: str,
     about: str | None,
     make: Callable[[Settings], Any],
     create_app: Callable[[Any], WSGIApplication],
+    *commands: Command,
 ) -> None:
-    """Run a service: ``python -m NAME``.
+    """Run a service, ``python -m NAME``, or one of its commands.
 
     ``make`` gives its parts: its ``database``, and its ``tasks`` in the order in which they start.
     """
@@ -57,8 +72,32 @@ def start_service(
         action="store_true",
         help="serve no HTTP: exchange events for apps that run under another WSGI server",
     )
+    parser.set_defaults(run=None)
+    if commands:
+        choices = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in commands:
+        choice = choices.add_parser(command.name, help=command.about, description=command.about)
+        choice.set_defaults(run=command.run)
+        if command.arguments:
+            command.arguments(choice)
     arguments = parser.parse_args()
+    if arguments.run:
+        _run_command(name, make(load_settings()), arguments)
     run(name, lambda settings: tasks(settings, arguments.exchange_only))
+
+
+def _run_command(name: str, service: Any, arguments: argparse.Namespace) -> NoReturn:
+    configure_logs(name, service.settings.model_copy(update={"log_level": "warning"}))
+    try:
+        if not service.database.path.exists():
+            raise StartError(f"there is no {service.database.path}: is DATA_DIR right?")
+        service.database.open()
+        code = arguments.run(service, arguments)
+    except (ShopError, DatabaseError, sqlite3.Error) as error:
+        say(f"{name}: {error}", STDERR)
+        code = 1
+    service.database.close()
+    raise SystemExit(code)
 
 
 def command_line(name: str, about: str | None) -> argparse.ArgumentParser:
@@ -77,11 +116,11 @@ def run(name: str, make_tasks: Callable[[Settings], list[Task]]) -> None:
     with stop_signals() as stopped:
         try:
             tasks = make_tasks(settings)
+            for task in tasks:
+                task.start()
         except StartError as error:
             say(f"{name}: {error}", STDERR)
             raise SystemExit(1) from None
-        for task in tasks:
-            task.start()
         log.info("started")
         healthy = True
         while healthy and not stopped(1):

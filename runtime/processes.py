@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import IO
 
 import psutil
@@ -19,24 +21,32 @@ from runtime.output import STDERR, STDOUT, say
 class Child:
     """A ``python -m NAME`` in a process group of its own; each of its lines is shown with its name.
 
-    ``color`` is an ANSI code, used on a terminal unless ``NO_COLOR`` is set.
+    ``color`` is an ANSI code, used on a terminal unless ``NO_COLOR`` is set. ``settings`` go before
+    those of this process. Lines of a ``stdout`` or ``stderr`` that is a file are in that file only.
     """
 
-    def __init__(self, name: str, color: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        color: int,
+        settings: Mapping[str, str] = MappingProxyType({}),
+        stdout: IO[bytes] | int = subprocess.PIPE,
+        stderr: IO[bytes] | int = subprocess.PIPE,
+    ) -> None:
         self.name = name
         self._color = color
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
             [sys.executable, "-m", name],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path), **settings},
+            stdout=stdout,
+            stderr=stderr,
             start_new_session=True,
         )
-        assert self.process.stdout and self.process.stderr
         self._pumps = [
-            threading.Thread(target=self._pump, args=pair, daemon=True)
-            for pair in ((self.process.stdout, STDOUT), (self.process.stderr, STDERR))
+            threading.Thread(target=self._pump, args=(source, target), daemon=True)
+            for source, target in ((self.process.stdout, STDOUT), (self.process.stderr, STDERR))
+            if source
         ]
         for pump in self._pumps:
             pump.start()

@@ -3,11 +3,12 @@
 import socket
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 from wsgiref.types import WSGIApplication
 
 import structlog
-from waitress import create_server, wasyncore
+from waitress import channel, create_server, server, wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask
@@ -19,9 +20,16 @@ log = structlog.get_logger(__name__)
 
 THREADS = 16  # with 4, waitress fell to a fifth of its rate under 64 connections
 CONNECTIONS = 1000
+MAX_HEADER_BYTES = 32 * 1024  # request line and headers; more is 431
+IDLE_TIMEOUT_S = 30  # a connection on which nothing moves is closed, also amid a request
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # what is read in order to answer 413 in peace
+CLEANUP_INTERVAL_S = 5
 LOOP_INTERVAL_S = 0.2  # how late a stop may be noticed
 DRAIN_TIMEOUT_S = 2.0
+
+
+# waitress takes connections for idle by the wall clock, which may jump.
+channel.time = server.time = SimpleNamespace(time=time.monotonic)
 
 
 class _ProblemTask(ErrorTask):  # type: ignore[misc]  # waitress has no type hints
@@ -77,7 +85,10 @@ class HttpServer(threading.Thread):
             sockets=[listener],
             threads=THREADS,
             connection_limit=CONNECTIONS,
+            max_request_header_size=MAX_HEADER_BYTES,
             max_request_body_size=MAX_UPLOAD_BYTES,
+            channel_timeout=IDLE_TIMEOUT_S,
+            cleanup_interval=CLEANUP_INTERVAL_S,
             clear_untrusted_proxy_headers=True,
             ident=None,
         )
@@ -92,9 +103,9 @@ class HttpServer(threading.Thread):
         self._turn(0)  # what has arrived already
         deadline = time.monotonic() + DRAIN_TIMEOUT_S
         while (channels := self._channels()) and time.monotonic() < deadline:
-            for channel in channels:
-                if not (channel.requests or channel.request or channel.total_outbufs_len):
-                    channel.handle_close()
+            for each in channels:
+                if not (each.requests or each.request or each.total_outbufs_len):
+                    each.handle_close()
             self._turn(LOOP_INTERVAL_S / 10)
         self._server.task_dispatcher.shutdown(timeout=1)
         wasyncore.close_all(self._sockets, ignore_all=True)

@@ -25,6 +25,7 @@ def _endpoint(url: str) -> str:
 Text = Annotated[str, StringConstraints(min_length=1)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Days = Annotated[int, Field(ge=1, le=36500)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 
 
@@ -42,8 +43,15 @@ class Settings(BaseSettings):
     payment_port: Port = 8003
     broker_publish_url: Endpoint = "tcp://127.0.0.1:5559"
     broker_subscribe_url: Endpoint = "tcp://127.0.0.1:5560"
+    broker_curve: Literal["on", "off"] = "on"
+    retention_days: Days = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
+
+    @property
+    def keys(self) -> Path | None:
+        """The folder of the broker's keys; None if nothing is encrypted."""
+        return self.data_dir / "keys" if self.broker_curve == "on" else None
 
 
 def load_settings() -> Settings:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from messaging.dead_letters import DeadLetters
 from messaging.exchange import Exchange, transport
 from messaging.outbox import Outbox
+from messaging.retention import Retention
 from runtime.database import Database
 from runtime.http import App, http_app, on_first_request
 from runtime.settings import Settings, load_settings
@@ -28,9 +30,10 @@ class Shop:
         self.catalogue = Catalogue(self.database)
         self.orders = Orders(self.database, outbox, self.catalogue)
         reads = handlers(self.catalogue, self.orders)
+        self.dead_letters = DeadLetters(self.database, reads)
         broker = transport(settings, "shop", outbox.stream, reads)
         self.exchange = Exchange(self.database, outbox, reads, broker)
-        self.tasks = [self.exchange]
+        self.tasks = [Retention(self.database, settings.retention_days), self.exchange]
 
 
 def create_app(shop: Shop | None = None) -> App:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from peewee import EXCLUDED, fn
+from peewee import EXCLUDED, chunked, fn
 
 from runtime.database import Database
 from shop.models import Item
@@ -46,3 +46,10 @@ class Catalogue:
                 preserve=[Item.name, Item.price, Item.active, Item.version],
                 where=newer,
             ).execute(self._database)
+
+    def replace(self, other: "Catalogue") -> None:
+        """Take over all that another catalogue holds, and nothing else."""
+        with self._database.write():
+            Item.delete().execute(self._database)
+            for rows in chunked(Item.select().dicts().iterator(other._database), 1000):
+                Item.insert_many(rows).execute(self._database)

@@ -1,16 +1,22 @@
 """What every test can ask for: settings of its own, the parts of the system, and time to wait."""
 
+import itertools
+import os
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from broker.forwarder import Forwarder
 from broker.journal import Journal
 from inventory.app import Inventory
+from messaging.keys import key_pair, public_key
 from messaging.transport import Peer
 from messaging.wire import Event, Want, topic
 from payment.app import Payment
@@ -18,12 +24,19 @@ from runtime.settings import Settings
 from shop.app import Shop
 from tests.processes import World
 
+# Below the ports that systems give to outgoing connections, which could take one that waits for
+# its process. Tests that run side by side have different ones.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+RANGE = range(16_000 + WORKER % 8 * 2_000, 18_000 + WORKER % 8 * 2_000)
+ports = itertools.islice(itertools.cycle(RANGE), random.randrange(len(RANGE)), None)
+
 
 def free_port() -> int:
     """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in ports:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("ports do not end")
 
 
 def eventually(condition: Callable[[], Any], timeout_s: float = 15) -> Any:
@@ -35,11 +48,17 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 15) -> Any:
     return value
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """A folder and ports that no other test has."""
+def unlock(end: zmq.Socket[bytes], settings: Settings) -> None:
+    """Give a raw socket the keys that a service has."""
+    if settings.keys:
+        end.curve_publickey, end.curve_secretkey = key_pair(settings.keys, "client")
+        end.curve_serverkey = public_key(settings.keys, "broker")
+
+
+def own_settings(folder: Path) -> Settings:
+    """Settings with this folder, and with ports that nobody else has."""
     return Settings(
-        DATA_DIR=tmp_path / "data",
+        DATA_DIR=folder / "data",
         INVENTORY_PORT=free_port(),
         SHOP_PORT=free_port(),
         PAYMENT_PORT=free_port(),
@@ -48,16 +67,20 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A folder and ports that no other test has."""
+    return own_settings(tmp_path)
+
+
 class Broker:
     """The broker's two threads in this process."""
 
     def __init__(self, settings: Settings) -> None:
-        urls = settings.broker_publish_url, settings.broker_subscribe_url
-        self.journal = Journal(
-            settings.data_dir / "broker.db", Peer(*urls, [topic(Event), topic(Want)])
-        )
+        peer = Peer(settings, [topic(Event), topic(Want)])
+        self.journal = Journal(settings.data_dir / "broker.db", peer)
         self.journal.open()
-        self.forwarder = Forwarder(*urls)
+        self.forwarder = Forwarder(settings)
         self.forwarder.start()
         self.journal.start()
 

@@ -4,21 +4,26 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+import pytest
 
 from runtime.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 SERVICES = ("inventory", "shop", "payment")
 ALL = ("broker", *SERVICES)
+STREAMS = {"inventory": "items", "shop": "orders", "payment": "payments"}  # by their writers
+MIB = 1024 * 1024
 NOT_INHERITED = {"NO_COLOR", "PYTHONUNBUFFERED"}  # they would hide how a process writes
 
 
@@ -96,20 +101,45 @@ class World:
             self.wait_until_up(name)
 
     def wait_until_up(self, name: str) -> None:
-        if name != "broker":
-            _eventually(lambda: self.alive(name))
+        _eventually(lambda: self.alive(name), timeout_s=30)
 
     def alive(self, name: str) -> bool:
-        try:
-            return self.ask(name, "GET", "/livez").status == 200
-        except OSError:
-            return False
+        """Whether a service answers, or the broker listens."""
+        with contextlib.suppress(OSError, psutil.Error):
+            if name in SERVICES:
+                return self.ask(name, "GET", "/livez").status == 200
+            sockets = psutil.Process(self.processes[name].pid).net_connections("tcp")
+            return [socket.status for socket in sockets].count(psutil.CONN_LISTEN) >= 2
+        return False
 
     def kill(self, *names: str, number: int = signal.SIGKILL) -> list[int]:
         """Send a signal that ends them, wait for their end, and give their exit codes."""
         for name in names:
             self.processes[name].send_signal(number)
         return [self.processes.pop(name).wait(10) for name in names]
+
+    def pause(self, name: str, for_s: float) -> None:
+        """Let a process stand still for a while, as SIGSTOP does."""
+        self.processes[name].send_signal(signal.SIGSTOP)
+        time.sleep(for_s)
+        self.processes[name].send_signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def full_disk(self, name: str) -> Iterator[None]:
+        """Let no file of a process grow beyond the size that its database's -wal has now.
+
+        Nor beyond a mebibyte: SQLite begins a -wal anew when it has four.
+        """
+        if not hasattr(resource, "prlimit"):
+            pytest.skip("only Linux can change the limits of another process")
+        pid = self.processes[name].pid
+        size = min(MIB, (self.settings.data_dir / f"{name}.db-wal").stat().st_size)
+        limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
 
     def ask(self, name: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One HTTP request; `OSError` if it is not answered."""
@@ -155,9 +185,17 @@ class World:
         """Whether the journal has every event of these services."""
         return not any(self.get(name, "/readyz")["outbox_waiting"] for name in names)
 
-    def rows(self, name: str, query: str) -> list[Any]:
-        """Look into the file of a process, or change it, from outside."""
-        path = self.settings.data_dir / f"{name}.db"
+    def is_drained(self) -> bool:
+        """Whether the journal has every event, and everybody has applied what it has."""
+        states = [self.get(name, "/readyz") for name in SERVICES]
+        assert not any(state["dead"] for state in states), states
+        waiting = [state["outbox_waiting"] for state in states]
+        behind = [count for state in states for count in state["inbox_behind"].values()]
+        return all(state["broker"] == "up" for state in states) and {*waiting, *behind} == {0}
+
+    def rows(self, name: str, query: str, folder: Path | None = None) -> list[Any]:
+        """Look into the file of a process, or change it, from outside; or a copy in a folder."""
+        path = (folder or self.settings.data_dir) / f"{name}.db"
         with contextlib.closing(sqlite3.connect(path, timeout=10)) as database, database:
             return database.execute(query).fetchall()
 
@@ -209,7 +247,7 @@ def unread_pipe(reader: str) -> Iterator[int]:
             os.close(source)
 
 
-def _eventually(condition: Callable[[], Any]) -> Any:
+def _eventually(condition: Callable[[], Any], timeout_s: float = 15) -> Any:
     from tests.conftest import eventually  # noqa: PLC0415  # conftest imports this module
 
-    return eventually(condition)
+    return eventually(condition, timeout_s)

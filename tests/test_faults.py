@@ -1,19 +1,17 @@
 """Real processes, killed: what was confirmed survives, and each order is paid once."""
 
 import itertools
-import json
 import re
 import shutil
-import threading
-import uuid
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.conftest import eventually
-from tests.processes import ALL, SERVICES, World, unread_pipe
+from tests.load import Load
+from tests.processes import ALL, SERVICES, STREAMS, World, unread_pipe
+from tests.test_processes import cannot_start, other_ports
 
 
 def test_what_was_confirmed_survives(world: World) -> None:
@@ -37,72 +35,24 @@ def test_what_was_confirmed_survives(world: World) -> None:
     assert payment["price"] == 4000
 
 
-def under_load(world: World, basket: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Kill and restart processes while others buy, and add items; give the answers by key.
-
-    A request is repeated under its key until it is answered.
-    """
-    answers: dict[str, Any] = {}
-    ending = threading.Event()
-
-    def work(name: str, path: str, body: dict[str, Any], pause_s: float) -> None:
-        while not ending.wait(pause_s):
-            key = f"{name}-{uuid.uuid4()}"
-            while key not in answers:
-                try:
-                    answer = world.post(name, path, body, Idempotency_Key=key)
-                except OSError:
-                    ending.wait(0.02)  # it is being killed
-                    continue
-                assert answer.status == 201, answer
-                answers[key] = answer.json()
-
-    item = {"item": {"name": "Seed", "price": 1}}
-    with ThreadPoolExecutor() as pool:
-        workers = [pool.submit(work, "shop", "/api/checkout", basket, 0.01) for _ in range(3)]
-        workers.append(pool.submit(work, "inventory", "/api/item", item, 0.05))
-        try:
-            for name in names:
-                seen = len(answers)
-                eventually(lambda seen=seen: len(answers) > seen + 5)
-                world.kill(name)
-                world.start(name)
-        finally:
-            ending.set()
-        for worker in workers:
-            worker.result(20)
-    return answers
-
-
+@pytest.mark.chaos
 def test_each_order_is_paid_once_whatever_is_killed(world: World) -> None:
     """Every process killed under load, again and again: nothing is lost and nothing doubled."""
     world.start(*ALL)
-    basket = world.stock()
-    answers = under_load(world, basket, (*ALL, *reversed(ALL)))
-
-    ids = sorted(answer["id"] for key, answer in answers.items() if key.startswith("shop"))
-    orders = world.get("shop", f"/api/orders?user_id={basket['user_id']}")
-    assert sorted(order["id"] for order in orders) == ids
-    unpaid = 'SELECT count(*) FROM "order" WHERE paid_at IS NULL'
-    eventually(lambda: world.rows("shop", unpaid) == [(0,)], timeout_s=30)
-    payments = {pay["id"]: pay["order_id"] for pay in world.get("payment", "/api/payments")}
-    assert sorted(payments.values()) == ids
-
-    told = "SELECT sequence, body FROM outbox ORDER BY sequence"
-    kept = "SELECT sequence, body FROM entry WHERE stream = 'payments' ORDER BY sequence"
-    events = world.rows("payment", told)
-    eventually(lambda: world.rows("broker", kept) == events)
-    assert [sequence for sequence, _ in events] == list(range(1, len(ids) + 1))
-    assert sorted(json.loads(body)["data"]["order_id"] for _, body in events) == ids
-
-    items = world.get("inventory", "/api/items")
-    assert len(items) == 1 + len(answers) - len(ids)
-    eventually(lambda: world.get("shop", "/api/items") == items)
+    load = Load(world)
+    with load.running():
+        for name in (*ALL, *reversed(ALL)):
+            load.advance()
+            world.kill(name)
+            world.start(name)
+    load.check()
 
     announced = "SELECT count(*) FROM payment WHERE NOT announced"
     eventually(lambda: world.rows("payment", announced) == [(0,)])
-    lines = re.findall(r"Payment (\d+) of 4000 .* order (\S+) succeeded", world.output("payment"))
-    assert {int(number): order for number, order in lines} == payments
+    payments = {pay["id"]: pay["order_id"] for pay in world.get("payment", "/api/payments")}
+    line = r"Payment (\d+) of \d+ by user 1(?: for order (\S+))? succeeded"
+    lines = re.findall(line, world.output("payment"))
+    assert {int(number): order or None for number, order in lines} == payments
     steps = itertools.pairwise(int(number) for number, _ in lines)
     assert sum(after <= before for before, after in steps) <= 2, "only a kill repeats lines"
 
@@ -201,17 +151,22 @@ def test_the_order_of_starts_does_not_matter(world: World, order: str) -> None:
     eventually(lambda: world.is_paid(order_id))
 
 
+def lose(world: World, name: str) -> None:
+    """Kill a process, and delete its database."""
+    world.kill(name)
+    for path in world.files(name):
+        path.unlink()
+
+
 def test_a_lost_journal_fills_itself_again(world: World) -> None:
     """The journal deleted while it was down: its writers refill it, for readers that come late."""
     world.start("broker", "inventory", "shop")
     basket = world.stock()
     orders = [world.checkout(basket) for _ in range(5)]
     eventually(lambda: world.is_told("inventory", "shop"))
-    world.kill("broker")
     every = "SELECT * FROM entry ORDER BY stream, epoch, sequence"
     kept = world.rows("broker", every)
-    for path in world.files("broker"):
-        path.unlink()
+    lose(world, "broker")
 
     world.start("broker", "payment")
     eventually(lambda: all(world.is_paid(order) for order in orders))
@@ -220,18 +175,74 @@ def test_a_lost_journal_fills_itself_again(world: World) -> None:
 
 
 def test_a_lost_shop_starts_again(world: World) -> None:
-    """The shop's file deleted: its catalogue comes back, and new orders are paid."""
+    """The shop's file deleted: its catalogue comes back, and old payments pay no new orders."""
     world.start(*ALL)
-    order = world.checkout(world.stock())
+    basket = world.stock()
+    order = world.checkout(basket)
     eventually(lambda: world.is_paid(order))
-    world.kill("shop")
-    for path in world.files("shop"):
-        path.unlink()
+    world.kill("payment")
+    world.checkout(basket)
+    eventually(lambda: world.is_told("shop"))
+    lose(world, "shop")
 
     world.start("shop")
     basket = world.stock()
     assert len(world.get("shop", "/api/items")) == 2
     order = world.checkout(basket)
+    world.start("payment")
+    eventually(lambda: world.is_paid(order))
+    assert world.output("shop", "stderr").count("payment for an unknown order") == 2
+
+
+def test_a_lost_inventory_starts_again(world: World) -> None:
+    """Its file deleted: the shop sells what it knew, until it hears of the first new item."""
+    world.start(*ALL)
+    world.stock()
+    basket = world.stock()
+    lose(world, "inventory")
+
+    world.start("inventory")
+    assert len(world.get("shop", "/api/items")) == 2
+    new = {"item": {"name": "Honey", "price": 5}}
+    item = world.post("inventory", "/api/item", new).json()
+    eventually(lambda: world.get("shop", "/api/items") == [item])
+    assert world.post("shop", "/api/checkout", basket).status == 422
+    order = world.checkout({**basket, "item_ids": [item["id"]]})
+    eventually(lambda: world.is_paid(order))
+    epochs = "SELECT count(DISTINCT epoch) FROM entry WHERE stream = 'items'"
+    assert world.rows("broker", epochs) == [(2,)]
+
+
+def test_a_lost_payment_pays_what_the_journal_holds(world: World) -> None:
+    """Its file deleted: each order is paid anew, once, which changes nothing in the shop."""
+    world.start(*ALL)
+    basket = world.stock()
+    orders = [world.checkout(basket) for _ in range(3)]
+    world.post("payment", "/api/payment", {"user_id": 1, "price": 7})
+    eventually(lambda: all(map(world.is_paid, orders)) and world.is_told("payment"))
+    before = world.get("shop", "/api/orders?user_id=1")
+    lose(world, "payment")
+
+    world.start("payment")
+    eventually(lambda: len(world.get("payment", "/api/payments")) == 3)
+    orders.append(world.checkout(basket))
+    eventually(lambda: world.is_paid(orders[-1]) and world.is_drained())
+    assert world.get("shop", "/api/orders?user_id=1")[1:] == before
+    payments = world.get("payment", "/api/payments")
+    assert [payment["order_id"] for payment in payments[::-1]] == orders
+
+
+def test_nothing_runs_twice(world: World) -> None:
+    """A second copy on the same file or port: one line, exit code 1; the first goes on."""
+    world.start(*ALL)
+    elsewhere = {"DATA_DIR": str(world.settings.data_dir / "other")}
+    for name, changes, named in (
+        ("inventory", other_ports(), "inventory.db"),
+        ("payment", other_ports(), "payment.db"),
+        ("broker", elsewhere, "BROKER_PUBLISH_URL"),
+    ):
+        assert named in cannot_start(world, name, 1, **changes)
+    order = world.checkout(world.stock())
     eventually(lambda: world.is_paid(order))
 
 
@@ -272,38 +283,52 @@ def test_a_restored_backup_pays_nothing_again(world: World, paid_before: int) ->
     assert len(world.output("payment").splitlines()) == paid_before + 1
 
 
-def test_a_restored_backup_overwrites_nothing(world: World) -> None:
-    """An older file of the shop: it says so and tells nothing, and the journal stays as it is.
+@pytest.mark.parametrize(
+    ("name", "path", "body", "reader", "read"),
+    [
+        ("shop", "/api/checkout", {"user_id": 1, "item_ids": [1]}, "payment", "/api/payments"),
+        ("inventory", "/api/item", {"item": {"name": "Honey", "price": 5}}, "shop", "/api/items"),
+    ],
+    ids=["shop", "inventory"],
+)
+def test_a_restored_backup_overwrites_nothing(
+    world: World, name: str, path: str, body: dict[str, Any], reader: str, read: str
+) -> None:
+    """An older file: it says so and tells nothing, and the journal stays as it is.
 
-    Even if it has placed more orders since than are missing in it.
+    Even if more was sold or added since than is missing in it.
     """
     world.start("broker", "inventory", "shop")
-    basket = world.stock()
-    world.checkout(basket)
-    eventually(lambda: world.is_told("shop"))
-    world.kill("shop", "broker")
-    restore = back_up(world, "shop")
+    world.stock()
 
-    world.start("broker", "shop")
-    world.checkout(basket)
-    eventually(lambda: world.is_told("shop"))
-    world.kill("shop", "broker")
-    orders = "SELECT * FROM entry WHERE stream = 'orders' ORDER BY sequence"
-    kept = world.rows("broker", orders)
+    def change() -> None:
+        assert world.post(name, path, body).status == 201
+
+    change()
+    eventually(lambda: world.is_told(name))
+    world.kill(name, "broker")
+    restore = back_up(world, name)
+
+    world.start("broker", name)
+    change()
+    eventually(lambda: world.is_told(name))
+    world.kill(name, "broker")
+    every = f"SELECT * FROM entry WHERE stream = '{STREAMS[name]}' ORDER BY sequence"
+    kept = world.rows("broker", every)
     restore()
 
-    world.start("shop")
+    world.start(name)
     for _ in range(3):
-        world.checkout(basket)
+        change()
     world.start("broker", "payment")
-    eventually(lambda: world.ask("shop", "GET", "/readyz").status == 503)
-    ready = world.get("shop", "/readyz")
+    eventually(lambda: world.ask(name, "GET", "/readyz").status == 503)
+    ready = world.get(name, "/readyz")
     assert (ready["status"], "older" in ready["problem"]) == ("unready", True)
-    assert world.output("shop", "stderr").count(ready["problem"]) == 1
-    world.checkout(basket)
+    assert world.output(name, "stderr").count(ready["problem"]) == 1
+    change()
     world.kill("broker")
     world.start("broker")
-    eventually(lambda: world.get("shop", "/readyz")["broker"] == "up")
-    assert world.get("shop", "/readyz")["outbox_waiting"] != 0
-    assert world.rows("broker", orders) == kept
-    eventually(lambda: len(world.get("payment", "/api/payments")) == len(kept))
+    eventually(lambda: world.get(name, "/readyz")["broker"] == "up")
+    assert world.get(name, "/readyz")["outbox_waiting"] != 0
+    assert world.rows("broker", every) == kept
+    eventually(lambda: len(world.get(reader, read)) == len(kept))

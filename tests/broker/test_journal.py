@@ -1,4 +1,5 @@
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -247,7 +248,7 @@ def test_a_damaged_journal_is_set_aside_and_filled_again(
     data = bytearray((settings.data_dir / "broker.db").read_bytes())
     damage(data)
     elsewhere = settings.model_copy(update={"data_dir": settings.data_dir / "damaged"})
-    elsewhere.data_dir.mkdir()
+    shutil.copytree(settings.data_dir / "keys", elsewhere.data_dir / "keys")
     (elsewhere.data_dir / "broker.db").write_bytes(data)
 
     second = Broker(elsewhere)

@@ -1,3 +1,4 @@
+import shutil
 import threading
 import time
 from collections import deque
@@ -207,11 +208,9 @@ class BadTransport(ForwarderTransport):
 def test_real_sockets_that_drop_double_and_reorder(
     broker: Broker, settings: Settings, tmp_path: Path, hurry: None
 ) -> None:
-    urls = settings.broker_publish_url, settings.broker_subscribe_url
-
     def service(name: str, *reads: str) -> Numbers:
         topics = [topic(Ack, name), topic(Replay, name), *(topic(LiveEvent, s) for s in reads)]
-        return Numbers(tmp_path / f"{name}.db", name, reads, BadTransport(*urls, name, topics))
+        return Numbers(tmp_path / f"{name}.db", name, reads, BadTransport(settings, name, topics))
 
     writer, reader = service("writer"), service("reader", "writer")
     reader.exchange.start()
@@ -234,7 +233,9 @@ def test_a_journal_that_was_wiped_is_filled_again_by_its_writers(
     eventually(lambda: inventory.exchange.status()["outbox_waiting"] == 0)
     first.stop()
 
-    second = Broker(settings.model_copy(update={"data_dir": settings.data_dir / "new"}))
+    elsewhere = settings.model_copy(update={"data_dir": settings.data_dir / "new"})
+    shutil.copytree(settings.data_dir / "keys", elsewhere.data_dir / "keys")
+    second = Broker(elsewhere)
     try:
         shop.exchange.start()
         eventually(lambda: [item["price"] for item in shop.catalogue.on_sale()] == [0, 1, 2])

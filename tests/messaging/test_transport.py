@@ -9,23 +9,18 @@ from structlog.testing import capture_logs
 
 import messaging.transport
 from broker.forwarder import Forwarder
-from messaging.transport import ForwarderTransport, Peer
+from messaging.transport import MAX_MESSAGES, ForwarderTransport, Peer
 from messaging.wire import START, Ack, Event, Message, Place, Want, pack, topic
 from runtime.settings import Settings
-from tests.conftest import eventually
+from tests.conftest import eventually, unlock
 from tests.messaging.conftest import EPOCH, Clock, live
 
 Connect = Callable[..., Peer]
 
 
 @pytest.fixture
-def urls(settings: Settings) -> tuple[str, str]:
-    return settings.broker_publish_url, settings.broker_subscribe_url
-
-
-@pytest.fixture
-def forwarder(urls: tuple[str, str]) -> Iterator[Forwarder]:
-    running = Forwarder(*urls)
+def forwarder(settings: Settings) -> Iterator[Forwarder]:
+    running = Forwarder(settings)
     running.start()
     yield running
     if running.is_alive():
@@ -33,12 +28,12 @@ def forwarder(urls: tuple[str, str]) -> Iterator[Forwarder]:
 
 
 @pytest.fixture
-def connect(urls: tuple[str, str]) -> Iterator[Connect]:
+def connect(settings: Settings) -> Iterator[Connect]:
     """Open peers that hear the given topics; they are closed after the test."""
     opened: list[Peer] = []
 
     def connect(*topics: bytes) -> Peer:
-        opened.append(Peer(*urls, list(topics)))
+        opened.append(Peer(settings, list(topics)))
         opened[-1].open()
         return opened[-1]
 
@@ -70,9 +65,9 @@ def test_messages_reach_who_subscribed(forwarder: Forwarder, connect: Connect) -
 
 
 def test_a_wanted_place_goes_out_with_the_readers_name(
-    forwarder: Forwarder, connect: Connect, urls: tuple[str, str]
+    forwarder: Forwarder, connect: Connect, settings: Settings
 ) -> None:
-    asked, way = connect(topic(Want)), ForwarderTransport(*urls, "me", [])
+    asked, way = connect(topic(Want)), ForwarderTransport(settings, "me", [])
     way.open()
     place = Place(EPOCH, 7)
     assert heard(asked, lambda: way.fetch("numbers", place))[0] == Want("numbers", "me", place)
@@ -80,14 +75,14 @@ def test_a_wanted_place_goes_out_with_the_readers_name(
 
 
 def test_a_peer_knows_whether_the_broker_is_up_and_comes_back_by_itself(
-    connect: Connect, urls: tuple[str, str]
+    connect: Connect, settings: Settings
 ) -> None:
     peer = connect(topic(Event))
     peer.poll(0)
     assert not peer.up
     peer.send(live(1))  # to nobody, without waiting
     for _ in range(2):
-        forwarder = Forwarder(*urls)
+        forwarder = Forwarder(settings)
         forwarder.start()
         eventually(lambda: peer.poll(0.05) or peer.up)
         assert heard(peer, lambda: peer.send(live(2)))[-1] == live(2)
@@ -95,7 +90,7 @@ def test_a_peer_knows_whether_the_broker_is_up_and_comes_back_by_itself(
         eventually(lambda: not (peer.poll(0.05) or peer.up))
 
 
-def test_any_thread_can_end_the_wait_of_a_poll(connect: Connect) -> None:
+def test_any_thread_can_end_the_wait_of_a_poll(connect: Connect, settings: Settings) -> None:
     peer = connect()
     for _ in range(5000):  # more than fit are no reason to wait
         peer.wake()
@@ -109,24 +104,26 @@ def test_any_thread_can_end_the_wait_of_a_poll(connect: Connect) -> None:
     peer.close()
     peer.wake()
     assert not peer.up
-    Peer("tcp://127.0.0.1:1", "tcp://127.0.0.1:1", []).wake()
+    Peer(settings, []).wake()
 
 
 def test_malformed_frames_are_counted_and_dropped_with_one_line_a_minute(
-    forwarder: Forwarder, connect: Connect, urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    forwarder: Forwarder, connect: Connect, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """They come from a peer that has a key."""
     clock, peer = Clock(), connect(topic(Event))
     monkeypatch.setattr(messaging.transport.time, "monotonic", clock)
     raw = zmq.Context()
-    stranger = raw.socket(zmq.PUB)
-    stranger.connect(urls[0])
+    peculiar = raw.socket(zmq.PUB)
+    unlock(peculiar, settings)
+    peculiar.connect(settings.broker_publish_url)
 
     def poll_until(count: int) -> None:
         for _ in range(500):
             if peer.malformed >= count:
                 return
             for frames in ([b"event/"], [b"event/numbers/", b"short"], pack(live(1))[:3]):
-                stranger.send_multipart(frames)
+                peculiar.send_multipart(frames)
             assert peer.poll(0.01) == []
         pytest.fail("malformed frames were not counted")
 
@@ -138,6 +135,21 @@ def test_malformed_frames_are_counted_and_dropped_with_one_line_a_minute(
         clock.now += 1
         poll_until(peer.malformed + 3)
         assert len(lines) == 2
-    good = heard(peer, lambda: stranger.send_multipart(pack(live(1))))
+    good = heard(peer, lambda: peculiar.send_multipart(pack(live(1))))
     assert good[0] == live(1)
     raw.destroy(linger=0)
+
+
+def test_what_piles_up_is_dropped(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a peer does not look, what waits for it is gone with one look."""
+    peer = connect()
+    waiting = [pack(live(n + 1)) for n in range(3 * MAX_MESSAGES)]
+
+    def receive(flags: int) -> list[bytes]:
+        if not waiting:
+            raise zmq.Again
+        return waiting.pop(0)
+
+    monkeypatch.setattr(peer._subscriber, "recv_multipart", receive)
+    assert peer._receive() == [live(n + 1) for n in range(MAX_MESSAGES)]
+    assert waiting == []

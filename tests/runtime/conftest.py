@@ -63,6 +63,8 @@ def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
     yield
+    for handler in logging.getLogger().handlers:
+        handler.flush()  # its thread writes nothing into the next test
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
     structlog.configure(**config) if was_configured else structlog.reset_defaults()

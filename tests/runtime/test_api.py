@@ -1,11 +1,10 @@
 """Lists come in pages, with an ETag; wrong parameters are refused."""
 
-from pathlib import Path
-
 import pytest
 from falcon import Request, Response
 from falcon.testing import Result, TestClient
 
+from runtime import ROOT
 from runtime.api import MAX_ID, IdPage, QueryId, documented, send_list
 from runtime.database import Database
 from runtime.http import http_app
@@ -36,7 +35,7 @@ def birds() -> Birds:
 
 @pytest.fixture
 def client(shared: Database, birds: Birds) -> TestClient:
-    app = http_app(shared, dict, api, Path("none"))
+    app = http_app(shared, dict, api, ROOT / "shop" / "static")
     app.add_route("/birds", birds)
     return TestClient(app)
 

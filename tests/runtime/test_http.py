@@ -15,6 +15,7 @@ from falcon.testing import TestClient, create_environ
 import inventory.app
 import payment.app
 import shop.app
+from runtime import ROOT
 from runtime.api import MAX_BODY_BYTES, documented
 from runtime.database import Database
 from runtime.errors import FieldError, NotFound, Refused, StartError
@@ -68,7 +69,9 @@ class Faulty:
 
 def shell(database: Database, **status: Any) -> TestClient:
     """A client of the bare shell, whose messaging tells this status."""
-    return TestClient(http_app(database, lambda: status, documented("Test"), Path("none")))
+    return TestClient(
+        http_app(database, lambda: status, documented("Test"), ROOT / "shop" / "static")
+    )
 
 
 @pytest.mark.parametrize("given", ["x", "A.b_c-9", "a" * 128])
@@ -203,7 +206,7 @@ def test_a_database_that_fails_later_makes_it_unready(shared: Database) -> None:
     def status() -> dict[str, Any]:
         raise peewee.OperationalError("disk I/O error")
 
-    client = TestClient(http_app(shared, status, documented("Test"), Path("none")))
+    client = TestClient(http_app(shared, status, documented("Test"), ROOT / "shop" / "static"))
     ready = client.simulate_get("/readyz")
     assert (ready.status_code, ready.json["database"]) == (503, "down")
 
@@ -299,3 +302,57 @@ def test_a_body_without_length(shop: Any, body: bytes, status: int) -> None:
     statuses: list[str] = []
     APPS["shop"](shop)(environ, lambda line, *_: statuses.append(line))
     assert statuses[0].startswith(str(status))
+
+
+def policy(client: TestClient, path: str) -> dict[str, str]:
+    """The directives of an answer's Content-Security-Policy."""
+    given = client.simulate_get(path).headers["Content-Security-Policy"]
+    return dict(part.strip().split(" ", 1) for part in given.split(";"))
+
+
+@pytest.mark.parametrize("path", ["/", "/static/index.html", "/api/items", "/nowhere"])
+def test_pages_may_load_and_do_what_is_their_own_only(client: TestClient, path: str) -> None:
+    """No inline script or style, no frame, no base, no other host."""
+    assert policy(client, path) == {
+        "default-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'self'",
+        "frame-ancestors": "'none'",
+        "object-src": "'none'",
+    }
+
+
+def test_the_documents_have_a_policy_of_their_own(client: TestClient) -> None:
+    given = policy(client, "/docs")
+    assert given["default-src"] == "'self' 'unsafe-inline' data:"
+    assert given["frame-ancestors"] == "'none'"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/livez", "/openapi.json", "/api/items", "/none"])
+def test_no_answer_is_taken_for_what_it_is_not(client: TestClient, path: str) -> None:
+    assert client.simulate_get(path).headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/static/..%2fapp.py",
+        "/static/../../pyproject.toml",
+        "/static//etc/passwd",
+        "/static/%2fetc%2fpasswd",
+        "/static/..\\app.py",
+        "/static/./../static/../app.py",
+        "/static/index.html/../../app.py",
+        "/static/%00",
+        "/static/~root",
+        "/static/",
+        "/static",
+    ],
+)
+def test_no_path_leaves_the_static_folder(client: TestClient, path: str) -> None:
+    """Also where a client sends it unencoded; what is not in the folder is not found."""
+    answer = client.simulate_get(path)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
+    assert client.simulate_get("/static/index.html").text == client.simulate_get("/").text

@@ -1,13 +1,13 @@
 """An idempotency key: one effect, however often and at the same time the request is sent."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 from falcon import Request, Response
 from falcon.testing import Result, TestClient
 
+from runtime import ROOT
 from runtime.api import created, documented
 from runtime.database import Database
 from runtime.errors import FieldError, Refused
@@ -44,7 +44,7 @@ def resource(database: Database) -> Notes:
 
 @pytest.fixture
 def client(database: Database, resource: Notes) -> TestClient:
-    app = http_app(database, dict, documented("Test"), Path("none"))
+    app = http_app(database, dict, documented("Test"), ROOT / "shop" / "static")
     app.add_route("/notes", resource)
     app.add_route("/others", resource)
     return TestClient(app)
@@ -115,7 +115,7 @@ def test_effect_and_answer_are_one_commit(client: TestClient, database: Database
 def test_keys_outlive_the_process(client: TestClient, database: Database) -> None:
     first = post(client, "k")
     reopened = Database(database.path, "runtime")
-    app = http_app(reopened, dict, documented("Test"), Path("none"))
+    app = http_app(reopened, dict, documented("Test"), ROOT / "shop" / "static")
     app.add_route("/notes", Notes(reopened))
     assert same(first, post(TestClient(app), "k"))
     reopened.close()

@@ -174,3 +174,50 @@ def test_a_host_that_is_not_ours_names_its_setting(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(StartError, match="HOST"):
         HttpServer(quick, "no-such-host", free_port(), "SHOP_PORT")
+
+
+def test_connections_on_which_nothing_moves_are_closed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Idle ones, and those that stop amid a request; who is being answered is not cut off."""
+    monkeypatch.setattr(runtime.server, "IDLE_TIMEOUT_S", 1)
+    monkeypatch.setattr(runtime.server, "CLEANUP_INTERVAL_S", 1)
+    app = Slow()
+    server = serve(app)
+    with (
+        socket.create_connection(("127.0.0.1", port(server)), timeout=10) as idle,
+        socket.create_connection(("127.0.0.1", port(server)), timeout=10) as half,
+        ThreadPoolExecutor() as pool,
+    ):
+        half.sendall(b"GET / HTTP/1.1\r\nHost: shop")
+        answer = pool.submit(urlopen, server.url)
+        assert app.begun.wait(10)
+        assert (idle.recv(1), half.recv(1)) == (b"", b"")
+        app.release.set()
+        with answer.result(10) as answered:
+            assert answered.read() == b"done"
+
+
+def test_headers_that_are_too_large_are_refused(serve: Serve) -> None:
+    server = serve(quick)
+    connection = HTTPConnection("127.0.0.1", port(server), timeout=10)
+    connection.request("GET", "/", headers={"X-Long": "x" * runtime.server.MAX_HEADER_BYTES})
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Content-Type"]) == (431, "application/problem+json")
+    connection.close()
+
+
+def test_a_clock_that_jumps_cuts_nobody_off(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request is half received when the wall clock goes a day forward."""
+    monkeypatch.setattr(runtime.server, "CLEANUP_INTERVAL_S", 0)
+    server = serve(quick)
+    with socket.create_connection(("127.0.0.1", port(server)), timeout=10) as half:
+        half.sendall(b"GET / HTTP/1.1\r\n")
+        with urlopen(server.url) as answer:  # it has been seen
+            assert answer.read() == b"done"
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 86400)
+        with urlopen(server.url) as answer:
+            assert answer.read() == b"done"
+        half.sendall(b"\r\n")
+        assert b"200 OK" in half.recv(1000)

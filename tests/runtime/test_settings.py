@@ -13,6 +13,8 @@ DEFAULTS = {
     "PAYMENT_PORT": 8003,
     "BROKER_PUBLISH_URL": "tcp://127.0.0.1:5559",
     "BROKER_SUBSCRIBE_URL": "tcp://127.0.0.1:5560",
+    "BROKER_CURVE": "on",
+    "RETENTION_DAYS": 30,
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "console",
 }
@@ -24,6 +26,8 @@ OTHERS = {
     "PAYMENT_PORT": "9003",
     "BROKER_PUBLISH_URL": "tcp://broker:1",
     "BROKER_SUBSCRIBE_URL": "tcp://10.0.0.1:65535",
+    "BROKER_CURVE": "off",
+    "RETENTION_DAYS": "1",
     "LOG_LEVEL": "warning",
     "LOG_FORMAT": "json",
 }
@@ -102,6 +106,8 @@ NOT_A_URL = [
         ("LOG_LEVEL", "trace"),
         ("LOG_FORMAT", "xml"),
         ("LOG_FORMAT", "two\nlines"),
+        *(("BROKER_CURVE", value) for value in ("", "On", "true", "1")),
+        *(("RETENTION_DAYS", value) for value in ("", "0", "-1", "1.5", "36501", "month")),
         ("HOST", ""),
         ("DATA_DIR", ""),
     ],

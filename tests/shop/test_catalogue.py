@@ -1,13 +1,16 @@
 """The catalogue: what becomes of what the warehouse tells."""
 
+from random import Random
 from typing import Any
 
 from hypothesis import HealthCheck, given
 from hypothesis import settings as run
 from hypothesis import strategies as st
 
+from inventory.app import Inventory
 from shop.app import Shop
-from tests.contract import events, unchanged
+from shop.handlers import handlers
+from tests.contract import events, heard, unchanged
 from tests.shop.conftest import item
 
 OLD, NEW = (bytes(15) + bytes([number]) for number in (1, 2))
@@ -83,3 +86,26 @@ def test_the_newest_stays_whatever_comes_in_whatever_order(
         item_id: row["name"] for item_id, row in expected.items()
     }
     assert all(row["active"] == expected[item_id]["active"] for item_id, row in found.items())
+
+
+@run(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 4), max_size=12), st.randoms(use_true_random=False))
+def test_it_becomes_what_the_warehouse_is(
+    shop: Shop, inventory: Inventory, changes: list[int], chance: Random
+) -> None:
+    """After the events of any history of the warehouse, each of them twice, in any order."""
+    item_changed = handlers(shop.catalogue, shop.orders)["items"]
+    with shop.database.atomic() as ours, inventory.database.atomic() as theirs:
+        for item_id in changes:
+            if item_id <= len(inventory.items.all()):
+                inventory.items.toggle(item_id)
+            else:
+                inventory.items.create(f"Item {item_id}", item_id)
+        told = heard(inventory, "items") * 2
+        chance.shuffle(told)
+        for event in told:
+            item_changed[event.type](event)
+        known, kept = shop.catalogue.find(range(1, 13)), inventory.items.all()
+        ours.rollback()
+        theirs.rollback()
+    assert known == {item["id"]: item for item in kept}

@@ -1,0 +1,92 @@
+import pytest
+from peewee import OperationalError
+
+from messaging.dead_letters import DeadLetters
+from messaging.event import Event
+from messaging.inbox import Reader, count_dead
+from messaging.models import DeadLetter, Inbox
+from messaging.wire import START
+from runtime.database import Database
+from runtime.errors import NotFound
+from tests.messaging.conftest import EPOCH, effects, live, replay
+
+
+class Morgue:
+    """A service with one dead event, the second of three."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.broken: Exception | None = None
+        handlers = {"counted": self._handle}
+        self.letters = DeadLetters(database, {"numbers": handlers})
+        reader = Reader(database, "numbers", handlers)
+        reader.receive(replay(live(1), START))
+        reader.receive(live(2, body=live(2).body.replace(b'"time":"', b'"time":"never')))
+        reader.receive(live(3))
+        reader.apply()
+        (self.letter,) = self.letters.all()
+
+    def _handle(self, event: Event) -> None:
+        self.database.execute_sql("INSERT INTO effect VALUES (?)", (event.data["n"],))
+        if self.broken:
+            raise self.broken
+
+    def mend(self) -> None:
+        DeadLetter.update(body=live(2).body).execute(self.database)
+
+    @property
+    def inbox(self) -> list[int]:
+        return [
+            row.sequence for row in Inbox.select().order_by(Inbox.sequence).execute(self.database)
+        ]
+
+
+@pytest.fixture
+def morgue(database: Database) -> Morgue:
+    return Morgue(database)
+
+
+def test_a_dead_letter_is_listed_with_its_error_and_time(morgue: Morgue) -> None:
+    """And the stream has gone on without it."""
+    assert effects(morgue.database) == [1, 3]
+    letter = morgue.letter
+    assert (letter["stream"], letter["epoch"], letter["sequence"]) == ("numbers", EPOCH, 2)
+    assert "time" in letter["error"]
+    assert letter["died_at"].endswith("Z")
+
+
+def test_a_letter_that_is_applied_is_no_longer_dead(morgue: Morgue) -> None:
+    morgue.mend()
+    assert morgue.letters.retry(morgue.letter["id"]) is None
+    assert effects(morgue.database) == [1, 3, 2]
+    assert morgue.inbox == [1, 2, 3]
+    assert morgue.letters.all() == []
+    with pytest.raises(NotFound):
+        morgue.letters.retry(morgue.letter["id"])
+    assert effects(morgue.database) == [1, 3, 2]
+
+
+def test_a_letter_that_fails_again_stays_with_its_new_error(morgue: Morgue) -> None:
+    morgue.mend()
+    morgue.broken = ValueError("not yet")
+    error = morgue.letters.retry(morgue.letter["id"])
+    assert error is morgue.broken
+    (letter,) = morgue.letters.all()
+    assert (letter["id"], letter["error"]) == (morgue.letter["id"], "ValueError('not yet')")
+    assert effects(morgue.database) == [1, 3]
+    assert morgue.inbox == [1, 3]
+
+
+def test_a_letter_that_does_not_validate_stays(morgue: Morgue) -> None:
+    assert morgue.letters.retry(morgue.letter["id"]) is not None
+    assert count_dead(morgue.database) == 1
+
+
+def test_an_outage_is_no_try(morgue: Morgue) -> None:
+    morgue.mend()
+    morgue.broken = OperationalError("disk is full")
+    with pytest.raises(OperationalError):
+        morgue.letters.retry(morgue.letter["id"])
+    (letter,) = morgue.letters.all()
+    assert letter["error"] == morgue.letter["error"]
+    assert effects(morgue.database) == [1, 3]

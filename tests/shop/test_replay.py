@@ -1,0 +1,75 @@
+"""The catalogue, damaged and built anew, while the shop sells."""
+
+from argparse import Namespace
+
+import pytest
+
+import messaging.replay
+from inventory.app import Inventory
+from messaging.inbox import place_of
+from runtime.errors import StartError
+from shop.app import Shop
+from shop.models import Item
+from shop.replay import COMMAND
+from tests.conftest import Broker, eventually
+
+
+@pytest.fixture
+def stocked(broker: Broker, inventory: Inventory, shop: Shop) -> Shop:
+    """A shop that has heard of three items, of which the second is out of sale."""
+    inventory.exchange.start()
+    shop.exchange.start()
+    for n in range(1, 4):
+        inventory.items.create(f"Perch {n}", n)
+    inventory.items.toggle(2)
+    eventually(lambda: [item["id"] for item in shop.catalogue.on_sale()] == [1, 3])
+    return shop
+
+
+def test_the_catalogue_is_rebuilt_from_the_first_event_on(
+    stocked: Shop, inventory: Inventory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Items that were lost, altered or never there are as the warehouse told of them."""
+    Item.delete().where(Item.id == 1).execute(stocked.database)
+    Item.update(active=True, price=9, version=99).where(Item.id == 2).execute(stocked.database)
+    Item.insert(id=7, name="?", price=1, active=True, version=1, epoch=b"?").execute(
+        stocked.database
+    )
+    place = place_of(stocked.database, "items")
+
+    assert COMMAND.run(stocked, Namespace()) == 0
+    assert list(stocked.catalogue.find(range(9)).values()) == inventory.items.all()
+    assert place_of(stocked.database, "items") == place
+    assert "from 4 events" in capfd.readouterr().out
+    inventory.items.toggle(2)
+    eventually(lambda: [item["id"] for item in stocked.catalogue.on_sale()] == [1, 2, 3])
+
+
+def test_the_shop_sells_from_the_old_catalogue_meanwhile(
+    stocked: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old and the new change places in one step."""
+    user = stocked.users.create("Kesha")
+    seen: list[int] = []
+    stocked.database.listeners.append(lambda: seen.append(len(stocked.catalogue.on_sale())))
+    catch_up = messaging.replay.catch_up
+
+    def catch_up_and_sell(*arguments: object, **named: object) -> None:
+        catch_up(*arguments, **named)  # type: ignore[arg-type]
+        stocked.orders.checkout(user["id"], [1, 3])
+
+    monkeypatch.setattr("shop.replay.catch_up", catch_up_and_sell)
+    assert COMMAND.run(stocked, Namespace()) == 0
+    assert set(seen) == {2}
+
+
+def test_without_a_broker_the_catalogue_stays(
+    stocked: Shop, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.journal.stop()
+    broker.forwarder.stop()
+    monkeypatch.setattr(messaging.replay, "NO_PROGRESS_S", 0.2)
+    monkeypatch.setattr(broker, "stop", lambda: None)
+    with pytest.raises(StartError, match="broker"):
+        COMMAND.run(stocked, Namespace())
+    assert len(stocked.catalogue.on_sale()) == 2

@@ -1,0 +1,460 @@
+"""A process killed at each step of its work, as SQLite is tested: nothing is lost or doubled.
+
+Plain ``pytest`` tries a dozen steps, ``-m chaos`` all of them, each of them twice.
+"""
+
+import contextlib
+import functools
+import re
+import shutil
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from runtime.settings import Settings
+from tests.conftest import eventually, free_port
+from tests.crash import Forked, steps
+from tests.processes import ALL, SERVICES, Answer, World
+
+
+class Row(NamedTuple):
+    """A function that works in a phase, its process, and the requests that lead there."""
+
+    phase: str
+    process: str
+    requests: str
+    function: str
+
+    @property
+    def name(self) -> str:
+        return self.function.partition(":")[2]
+
+
+TABLE = [  # a function that is added here has its steps tried, and is a failure if it is missing
+    Row("emit", "shop", "checkout", "shop.orders:Orders.checkout"),
+    Row("emit", "shop", "checkout", "messaging.outbox:Outbox.emit"),
+    Row("emit", "shop", "checkout", "runtime.database:Database.write"),
+    Row("emit", "inventory", "item", "inventory.items:Items.create"),
+    Row("emit", "inventory", "toggle", "inventory.items:Items.toggle"),
+    Row("emit", "payment", "pay", "payment.payments:Payments.pay"),
+    Row("publish", "shop", "checkout", "messaging.outbox:Publisher.step"),
+    Row("publish", "shop", "checkout", "messaging.outbox:Publisher._send"),
+    Row("publish", "shop", "checkout", "messaging.outbox:Publisher.handle_ack"),
+    Row("publish", "shop", "checkout", "messaging.outbox:Outbox.note_acked"),
+    Row("journal", "broker", "checkout item", "broker.journal:Journal.handle"),
+    Row("journal", "broker", "checkout item", "broker.journal:Journal._append"),
+    Row("journal", "broker", "checkout item", "broker.journal:Journal._answer"),
+    Row("apply", "payment", "checkout", "messaging.inbox:Reader.apply"),
+    Row("apply", "payment", "checkout", "messaging.inbox:Reader._commit"),
+    Row("apply", "payment", "checkout", "messaging.inbox:Reader._apply"),
+    Row("apply", "payment", "checkout", "messaging.inbox:handle"),
+    Row("apply", "payment", "checkout", "payment.payments:Payments.pay"),
+    Row("apply", "shop", "checkout", "shop.orders:Orders.mark_paid"),
+    Row("apply", "shop", "item toggle", "shop.catalogue:Catalogue.update"),
+    Row("console", "payment", "checkout pay", "payment.console:Console._announce"),
+    Row("prune", "shop", "checkout", "messaging.retention:Retention.prune"),
+]
+
+CHOSEN = {  # for every run: a moment, the step that comes after it, and for the how many-th time
+    "order-written": ("emit Orders.checkout: self._outbox.emit(", 1),
+    "number-taken": ("emit Outbox.emit: Row.insert(", 1),
+    "order-committed": ("emit Database.write: self._write_lock.release()", 3),
+    "toggle-written": ("emit Items.toggle: self._tell(", 1),
+    "payment-written": ("emit Payments.pay: self._outbox.emit(", 1),
+    "payment-unanswered": ("emit Payments.pay: its return", 3),
+    "event-sent": ("publish Publisher._send: self._sent_at = ", 1),
+    "ack-received": ("publish Publisher.handle_ack: self._acked = ", 1),
+    "journal-written": ("journal Journal._append: with self._database.write(): (2)", 3),
+    "journal-committed": ("journal Journal.handle: self._peer.send(reply)", 1),
+    "replay-begun": ("journal Journal._answer: follows = place", 1),
+    "event-handled": ("apply Reader._apply: _upsert(self._database, Cursor", 1),
+    "place-committed": ("apply Reader._commit: self._place = place", 1),
+    "order-marked": ("apply Orders.mark_paid: with self._database.write(): (2)", 1),
+    "line-due": ("console Console._announce: say(", 1),
+    "pruned": ("prune Retention.prune: with self._database.write(): (2)", 3),
+    "line-written": ("console Console._announce: self._payments.mark_announced(", 1),
+}
+
+AGAIN = "where an event is applied again, from which a reader's place keeps it"
+RESTORED = "after an older backup was restored"
+REPLACED = "for events of a warehouse that was replaced"
+ELSEWHERE = {  # steps to which nothing here leads: where they are come to
+    "Database.write: raise": "where another thread holds the lock for 5 s",
+    "Items.toggle: raise": "for an item that does not exist",
+    "Payments.pay: return self._select(": AGAIN,
+    "Payments.pay: with self._database.write(): (2)": AGAIN,
+    "Publisher.handle_ack: self._halt(": RESTORED,
+    "Journal._append: refused.append(": RESTORED,
+    "Orders.mark_paid: if not Order.select()": AGAIN,
+    "Orders.mark_paid: log.warning(": "after the shop's database was lost",
+    "Orders.mark_paid: with self._database.write(): (3)": AGAIN,
+    "Catalogue.update: return": REPLACED,
+    "Catalogue.update: with self._database.write(): (2)": REPLACED,
+    "Catalogue.update: Item.delete()": REPLACED,
+}
+
+OLD = "SELECT key FROM kept_answer WHERE kept_at < '2001'"
+HANG_S = 0.5  # longer than a writer waits for an ack, shorter than a connection
+STREAMS = {  # writer and reader
+    "items": ("inventory", "shop"),
+    "orders": ("shop", "payment"),
+    "payments": ("payment", "shop"),
+}
+
+
+def _told(field: str) -> str:
+    return f"json_extract(CAST(body AS TEXT), '$.{field}')"
+
+
+_ITEM, _PAYMENT = _told("data.id"), _told("data.payment_id")
+_ORDER = f"replace({_told('data.order_id')}, '-', '')"
+
+# What one transaction writes is there together, at any moment: both queries give the same rows.
+TOGETHER: dict[str, dict[str, str]] = {
+    "broker": {},
+    "inventory": {
+        "SELECT id, version FROM item": f"SELECT {_ITEM}, count(*) FROM outbox GROUP BY 1",
+    },
+    "shop": {
+        'SELECT id FROM "order"': f"SELECT {_ORDER} FROM outbox",
+        'SELECT id FROM "order" WHERE paid_at IS NOT NULL': (
+            f"SELECT {_ORDER} FROM inbox WHERE stream = 'payments' AND {_ORDER} IS NOT NULL"
+        ),
+        "SELECT id, version FROM item": (
+            f"SELECT {_ITEM}, count(*) FROM inbox WHERE stream = 'items' GROUP BY 1"
+        ),
+    },
+    "payment": {
+        "SELECT id, order_id FROM payment": f"SELECT {_PAYMENT}, {_ORDER} FROM outbox",
+        "SELECT order_id FROM payment WHERE order_id IS NOT NULL": f"SELECT {_ORDER} FROM inbox",
+    },
+}
+for _name, _table in ("inventory", "item"), ("shop", '"order"'), ("payment", "payment"):
+    _answered = f"replace({_told('id')}, '-', '')"
+    _kept = f"SELECT {_answered} FROM kept_answer"
+    TOGETHER[_name] |= {
+        _kept: f"{_kept} WHERE {_answered} IN (SELECT id FROM {_table})",
+        "SELECT sequence FROM head": "SELECT count(*) FROM outbox",
+        "SELECT stream, sequence FROM cursor": "SELECT stream, count(*) FROM inbox GROUP BY 1",
+        "SELECT count(*) FROM dead_letter": "SELECT 0",
+    }
+
+
+class ForkedWorld(World):
+    """A world whose processes start quickly, and kill themselves where they are told to."""
+
+    def run(self, *arguments: str, **changes: str) -> Forked:  # type: ignore[override]
+        name = arguments[-1]
+        outputs = {1: self._log(name, "stdout"), 2: self._log(name, "stderr")}
+        process = Forked(name, self.environment(**changes), outputs)
+        self._every.append(process)
+        return process
+
+    def is_dead(self, name: str) -> bool:
+        return self.processes[name].poll() is not None
+
+    def newest(self, name: str, table: str, stream: str) -> int:
+        query = f"SELECT coalesce(max(sequence), 0) FROM {table} WHERE stream = '{stream}'"
+        return int(self.rows(name, query)[0][0])
+
+    def is_settled(self) -> bool:
+        """Whether every event is told, kept and applied, and every payment announced."""
+        for stream, (writer, reader) in STREAMS.items():
+            ((told,),) = self.rows(writer, "SELECT sequence FROM head")
+            kept = self.newest("broker", "entry", stream)
+            if not told == kept == self.newest(reader, "cursor", stream):
+                return False
+        return not self.rows("payment", "SELECT id FROM payment WHERE NOT announced")
+
+    def lines(self) -> Counter[int]:
+        """How often each payment was announced."""
+        line = r"^Payment (\d+) of \d+ by user \d+ (?:for order \S+ )?succeeded$"
+        return Counter(map(int, re.findall(line, self.output("payment"), re.MULTILINE)))
+
+    def acked(self, name: str) -> int:
+        """Up to where a service believes that the journal has its events."""
+        ((told,),) = self.rows(name, "SELECT sequence FROM head")
+        return told - self.get(name, "/readyz")["outbox_waiting"]
+
+
+class Load:
+    """The requests of one user; those with a key are sent again until they are answered."""
+
+    def __init__(self, world: World, keyed: bool) -> None:
+        self._world = world
+        self._keyed = keyed
+        basket = world.stock()
+        self._user = basket["user_id"]
+        self._name = f"Seed {self._user}"
+        new = {"item": {"name": "Cuttlebone", "price": 150}}
+        self._toggled = world.post("inventory", "/api/item", new).json()["id"]
+        toggle = f"/api/items/{self._toggled}/toggle_status"
+        self._requests: dict[str, tuple[str, str, str, Any]] = {
+            "checkout": ("shop", "POST", "/api/checkout", basket),
+            "item": ("inventory", "POST", "/api/item", {"item": {"name": self._name, "price": 1}}),
+            "toggle": ("inventory", "PUT", toggle, None),
+            "pay": ("payment", "POST", "/api/payment", {"user_id": self._user, "price": 7}),
+        }
+        self._answers: list[tuple[str, str, Answer]] = []
+        self._broken = Counter[str]()
+
+    def send(self, kind: str) -> None:
+        key = uuid.uuid4().hex if self._keyed and kind != "toggle" else ""
+        ask = functools.partial(self._ask, kind, key)
+        if answer := eventually(ask) if key else ask():
+            assert answer.status in (200, 201), answer
+            self._answers.append((kind, key, answer))
+        else:
+            self._broken[kind] += 1
+
+    def _ask(self, kind: str, key: str) -> Answer | None:
+        with contextlib.suppress(OSError):
+            headers = {"Idempotency_Key": key} if key else {}
+            return self._world.ask(*self._requests[kind], **headers)
+        return None
+
+    def check(self) -> None:
+        """Every request has the effect that it was answered to have, and no other."""
+        orders = self._world.get("shop", f"/api/orders?user_id={self._user}")
+        self._check_once("checkout", orders)
+        assert {order["status"] for order in orders} <= {"paid"}
+        payments = self._world.get("payment", f"/api/payments?user_id={self._user}")
+        self._check_once("pay", [payment for payment in payments if not payment["order_id"]])
+        paid = sorted(payment["order_id"] for payment in payments if payment["order_id"])
+        assert paid == sorted(order["id"] for order in orders)
+        items = self._world.get("inventory", "/api/items")
+        self._check_once("item", [item for item in items if item["name"] == self._name])
+        query = f"SELECT version - 1 FROM item WHERE id = {self._toggled}"
+        ((toggled,),) = self._world.rows("inventory", query)
+        answered = sum(kind == "toggle" for kind, _, _ in self._answers)
+        assert answered <= toggled <= answered + self._broken["toggle"]
+        for kind, key, answer in self._answers:
+            if key:
+                assert self._world.ask(*self._requests[kind], Idempotency_Key=key)[2] == answer.body
+
+    def _check_once(self, kind: str, rows: list[Any]) -> None:
+        answered = Counter(
+            answer.json()["id"] for asked, _, answer in self._answers if asked == kind
+        )
+        assert answered <= Counter(row["id"] for row in rows)
+        assert len(rows) <= answered.total() + self._broken[kind]
+
+
+def age(world: World, name: str) -> None:
+    """Add answers that were kept long ago, for three steps of pruning."""
+    world.rows(
+        name,
+        """
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
+        INSERT INTO kept_answer
+        SELECT path, key || i, fingerprint, status, location, body, '2000-01-01T00:00:00.000Z'
+        FROM kept_answer, n LIMIT 300""",
+    )
+
+
+Worlds = Callable[[], AbstractContextManager[ForkedWorld]]
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
+    """Four running processes, which tests share until one of them fails."""
+    shared: list[ForkedWorld] = []
+
+    @contextlib.contextmanager
+    def running() -> Iterator[ForkedWorld]:
+        world = shared.pop() if shared else _new_world(tmp_path_factory.mktemp("crash"))
+        try:
+            assert not any(map(world.is_dead, ALL))
+            yield world
+            shared.append(world)
+        finally:
+            if not shared:
+                world.end()
+
+    yield running
+    for world in shared:
+        world.end()
+
+
+def _new_world(folder: Path) -> ForkedWorld:
+    ports = {f"{name.upper()}_PORT": free_port() for name in SERVICES}
+    urls = [f"tcp://127.0.0.1:{free_port()}" for _ in range(2)]
+    ends = dict(zip(("BROKER_PUBLISH_URL", "BROKER_SUBSCRIBE_URL"), urls, strict=True))
+    world = ForkedWorld(Settings(DATA_DIR=folder / "data", **ports, **ends))
+    world.start(*ALL)
+    return world
+
+
+def troubles(
+    world: ForkedWorld, process: str, armed: dict[str, str], times: int, later: Callable[..., None]
+) -> Iterator[None]:
+    """None at first, then more and more, for the steps to which requests alone do not lead."""
+    count = Path(armed["CRASH_COUNT"])
+    count.write_text(str(times))
+    if times == 1:
+        yield
+    for visits in sorted({times, 1}, reverse=True):  # some steps come once only
+        count.write_text(str(visits))
+        broker = world.processes["broker"]  # it hangs: events are sent again, and come in batches
+        broker.send_signal(signal.SIGSTOP)
+        later(broker.send_signal, signal.SIGCONT)
+        yield
+        if process != "payment":  # it is away: what it missed is replayed
+            world.kill("payment")
+            later(world.start, "payment")
+            yield
+    with contextlib.suppress(AssertionError):  # quiet: idle writers send their newest event
+        eventually(lambda: world.is_dead(process), timeout_s=2.5)
+    yield
+    world.kill(process)  # its start has steps, too
+    world.processes[process] = world.run("-m", process, **armed)
+    yield
+    if process != "broker":  # the journal is lost
+        world.kill("broker")
+        for path in world.files("broker"):
+            path.unlink()
+        world.start("broker")
+        eventually(lambda: world.rows("broker", "SELECT 1 FROM sqlite_master WHERE name = 'entry'"))
+        yield
+
+
+def examine(world: World, name: str, folder: Path | None = None) -> None:
+    """The database of a process, or a copy in a folder, is in order."""
+    assert world.rows(name, "PRAGMA integrity_check", folder) == [("ok",)]
+    for query, same in TOGETHER[name].items():
+        rows, expected = world.rows(name, query, folder), world.rows(name, same, folder)
+        assert sorted(rows) == sorted(expected), query
+
+
+def examine_all(world: World) -> None:
+    """The databases agree with each other, too, once all is settled."""
+    for name in ALL:
+        examine(world, name)
+    for stream, (writer, reader) in STREAMS.items():
+        told = world.rows(writer, "SELECT sequence, body FROM outbox ORDER BY sequence")
+        of_it = f"WHERE stream = '{stream}' ORDER BY epoch, sequence"
+        assert world.rows("broker", f"SELECT sequence, body FROM entry {of_it}") == told
+        assert world.rows(reader, f"SELECT sequence, body FROM inbox {of_it}") == told
+    items = "SELECT id, name, price, active, version FROM item ORDER BY id"
+    assert world.rows("shop", items) == world.rows("inventory", items)
+
+
+def crash(world: ForkedWorld, row: Row, step: str, times: int, folder: Path) -> None:
+    """Kill a process when it comes to a step for the n-th time: nothing is amiss after it.
+
+    The first time at once, so that what it has just sent may be lost; later, when that is out.
+    """
+    text = steps(row.function)[step].text
+    loads = [Load(world, keyed) for keyed in (False, True)]
+    armed = {
+        "CRASH_AT": f"{row.function} {step}",
+        "CRASH_COUNT": f"{folder}/count",
+        "CRASH_LINGER_S": "0" if times == 1 else "0.05",
+    }
+    before = world.lines()
+    loads[1].send("checkout")
+    world.kill(row.process)
+    if row.phase == "prune":  # which begins with the process
+        age(world, row.process)
+        Path(armed["CRASH_COUNT"]).write_text(str(times))
+        world.processes[row.process] = world.run("-m", row.process, **armed)
+    else:
+        world.start(row.process, **armed)
+    work: list[Future[Any]] = []
+    with ThreadPoolExecutor() as pool:
+
+        def later(action: Callable[..., Any], *arguments: Any) -> None:
+            work.append(pool.submit(lambda: (time.sleep(HANG_S), action(*arguments))))
+
+        def send(kind: str) -> None:
+            for load in loads * 2:  # by turns, so that the first is known: one without a key
+                load.send(kind)
+
+        def is_over() -> bool:
+            done = all(request.done() for request in work)
+            return world.is_dead(row.process) or (done and world.is_settled())
+
+        for _ in troubles(world, row.process, armed, times, later):
+            work += [pool.submit(send, kind) for kind in row.requests.split() * 2]
+            eventually(is_over)
+            if world.is_dead(row.process):
+                break
+        else:
+            pytest.fail(f"nothing leads to {row.name}: {text}")
+
+        assert world.processes.pop(row.process).wait() == -signal.SIGKILL
+        for path in world.files(row.process):
+            shutil.copy(path, folder)
+        examine(world, row.process, folder)
+        repeated = Counter[int]()
+        if row.process == "payment":
+            unmarked = world.rows("payment", "SELECT id FROM payment WHERE NOT announced", folder)
+            repeated.update({number for (number,) in unmarked} & world.lines().keys())
+        if row.process == "broker":
+            wait(work)
+            for stream, (writer, _) in STREAMS.items():
+                assert world.acked(writer) <= world.newest("broker", "entry", stream)
+        world.start(row.process)
+        for request in work:
+            request.result()
+
+    eventually(world.is_settled)
+    eventually(lambda: row.phase != "prune" or not world.rows(row.process, OLD))
+    examine_all(world)
+    for load in loads:
+        load.check()
+    payments = {number for (number,) in world.rows("payment", "SELECT id FROM payment")}
+    assert world.lines() == before + Counter(payments - before.keys()) + repeated
+
+
+def every_step() -> Iterator[tuple[Row, str, str]]:
+    """The steps of the table, with their names and texts; a function that is not there fails."""
+    for row in TABLE:
+        try:
+            for name, step in steps(row.function).items():
+                yield row, name, f"{row.name}: {step.text}"
+        except (ImportError, AttributeError):
+            yield row, "missing", f"{row.name}: missing"
+
+
+def parameter(row: Row, name: str, text: str) -> Any:
+    reasons = [reason for start, reason in ELSEWHERE.items() if text.startswith(start)]
+    marks = [pytest.mark.skip(reason=f"only {reason}") for reason in reasons]
+    return pytest.param(row, name, id=f"{row.phase}-{row.name}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize("chosen", CHOSEN)
+def test_a_crash_loses_and_doubles_nothing(worlds: Worlds, chosen: str, tmp_path: Path) -> None:
+    """Killed at a moment that matters: each request and each event has its effect once."""
+    start, times = CHOSEN[chosen]
+    found = [
+        (row, name) for row, name, text in every_step() if f"{row.phase} {text}".startswith(start)
+    ]
+    assert found, f"no step is {start}"
+    with worlds() as world:
+        crash(world, *found[0], times, tmp_path)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("times", [1, 3], ids=["first", "third"])
+@pytest.mark.parametrize(("row", "name"), [parameter(*step) for step in every_step()])
+def test_a_crash_at_any_step_loses_and_doubles_nothing(
+    worlds: Worlds, row: Row, name: str, times: int, tmp_path: Path
+) -> None:
+    """Likewise at every step, when it comes for the first time, or the third."""
+    with worlds() as world:
+        crash(world, row, name, times, tmp_path)
+
+
+def test_what_is_left_out_is_there() -> None:
+    """Each step that is left out by its text is a step of a function in the table."""
+    texts = [text for _, _, text in every_step()]
+    assert [start for start in ELSEWHERE if not any(text.startswith(start) for text in texts)] == []
