@@ -4,6 +4,8 @@ import argparse
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from urllib.parse import urlsplit
 
 from runtime.output import reserve_standard_streams, say
@@ -12,6 +14,11 @@ from runtime.settings import Settings, load_settings
 from runtime.signals import stop_signals
 
 NAMES = ("broker", "inventory", "shop", "payment")
+EXAMPLES = """examples:
+  %(prog)s --without payment
+  %(prog)s --drill --faults 1000         takes half an hour
+  %(prog)s --drill --minutes 5 --seed 42
+Settings are environment variables: README.md lists them."""
 SERVICES_TIMEOUT_S, BROKER_TIMEOUT_S = 4.0, 4.6  # of the 5 s that a stop may take
 
 
@@ -41,6 +48,15 @@ def names(text: str) -> list[str]:
     return chosen
 
 
+def number(kind: type[int] | type[float], least: float, text: str) -> float:
+    """Parse a finite number."""
+    with suppress(ValueError):
+        if least <= (value := kind(text)) < float("inf"):
+            return value
+    whole = "whole " * (kind is int)
+    raise argparse.ArgumentTypeError(f"{text!r} is no {whole}number from {least} on")
+
+
 def supervise(
     children: list[Child],
     wanted: dict[str, dict[str, tuple[str, int]]],
@@ -65,19 +81,31 @@ def supervise(
 def main() -> None:
     """Run until Ctrl-C or SIGTERM, then stop the services, and the broker after them."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog="Settings are environment variables: README.md lists them."
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", type=names, default=list(NAMES), metavar="shop,broker")
-    parser.add_argument("--without", type=names, default=[], metavar="payment")
+    add, length = parser.add_argument, parser.add_mutually_exclusive_group()
+    add("--only", type=names, metavar="shop,broker", help="start these alone")
+    add("--without", type=names, metavar="payment", help="start all but these")
+    add("--drill", action="store_true", help="kill a shop of its own at random, and check it")
+    length.add_argument("--faults", type=partial(number, int, 1), metavar="N", help="default: 20")
+    length.add_argument("--minutes", type=partial(number, float, 0.1), metavar="M")
+    add("--seed", type=partial(number, int, 0), metavar="S", help="the same seed, the same faults")
     arguments = parser.parse_args()
-    chosen = [name for name in NAMES if name in arguments.only and name not in arguments.without]
+    play = arguments.faults, arguments.minutes, arguments.seed
+    misplaced = (arguments.only, arguments.without) if arguments.drill else play
+    if any(value is not None for value in misplaced):
+        parser.error("--faults, --minutes and --seed go with --drill, --only and --without do not")
+    reserve_standard_streams()
+    if arguments.drill:
+        from scenarios.drill.conduct import drill  # noqa: PLC0415  # the shop needs none of it
+
+        raise SystemExit(drill(*play))
+    chosen = [n for n in arguments.only or NAMES if n not in (arguments.without or [])]
     if not chosen:
         parser.error("this leaves nothing to start")
     wanted = addresses(load_settings())
     if lines := [line for name in chosen for line in held(wanted[name])]:
         raise SystemExit("\n".join(lines))
-
-    reserve_standard_streams()
     with stop_signals() as stopped:
         children = [Child(name, 32 + NAMES.index(name)) for name in chosen]
         supervise(children, wanted, stopped)

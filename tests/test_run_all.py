@@ -100,7 +100,7 @@ def test_children_left_behind_go_on_and_are_named(world: World) -> None:
         (["--only", "shop,broker"], {"shop", "broker"}),
         (["--without", "payment"], {"broker", "inventory", "shop"}),
     ],
-    ids=" ".join,
+    ids=["only", "without"],
 )
 def test_a_part_of_everything(
     world: World, tmp_path: Path, arguments: list[str], names: set[str]

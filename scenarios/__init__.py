@@ -1,0 +1,1 @@
+"""What ``run_all.py`` can play with the whole system."""

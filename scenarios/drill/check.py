@@ -1,0 +1,244 @@
+"""The check: what clients were told, compared with what is in the four databases.
+
+The verdicts are those of Jepsen's set checker, by the ids of requests, which events carry on.
+"""
+
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+from uuid import UUID
+
+from scenarios.drill.load import Outcome, Request
+from scenarios.drill.plan import NAMES
+
+WRITERS = {"items": "inventory", "orders": "shop", "payments": "payment"}
+READERS = {"items": "shop", "orders": "payment", "payments": "shop"}
+
+
+class Verdict(NamedTuple):
+    """What became of the requests of one stream, by their ids."""
+
+    confirmed: frozenset[str]
+    refused: frozenset[str]
+    unanswered: frozenset[str]
+    lost: frozenset[str]  # confirmed, and missing somewhere
+    duplicated: frozenset[str]  # somewhere more than once
+    unexpected: frozenset[str]  # somewhere, but refused or never asked for
+    recovered: frozenset[str]  # unanswered, and yet there: no fault
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was lost, doubled or made up."""
+        return not (self.lost or self.duplicated or self.unexpected)
+
+
+def judge(outcomes: Mapping[str, Outcome], places: Sequence[Mapping[str, int]]) -> Verdict:
+    """Compare outcomes with how often each request is in each place where it should be once."""
+    confirmed, refused, unanswered = (
+        frozenset(one for one, outcome in outcomes.items() if outcome is wanted)
+        for wanted in (Outcome.CONFIRMED, Outcome.REFUSED, Outcome.UNANSWERED)
+    )
+    somewhere = frozenset[str]().union(*places)
+    everywhere = somewhere.intersection(*places)
+    return Verdict(
+        confirmed,
+        refused,
+        unanswered,
+        lost=confirmed - everywhere,
+        duplicated=frozenset(one for place in places for one, n in place.items() if n > 1),
+        unexpected=somewhere - confirmed - unanswered,
+        recovered=somewhere & unanswered,
+    )
+
+
+class Findings(NamedTuple):
+    """What a check has found; ``complaints`` has a line for each rule that is broken."""
+
+    verdicts: dict[str, Verdict]
+    complaints: list[str]
+    payments: int = 0
+    repeated_lines: int = 0
+
+
+def check(folder: Path, requests: Sequence[Request], payment_crashes: int) -> Findings:
+    """Check the folder of a system whose processes have ended."""
+    printed = (folder / "payment.out").read_text().splitlines()
+    try:
+        with _databases(folder / "data") as db:
+            odd_rows = [*_broken_files(db), *_broken_rules(db), *_missing_answers(db, requests)]
+            wanted = _lines(db)
+            odd_lines, repeated = compare_lines(printed, wanted, payment_crashes)
+            return Findings(_verdicts(db, requests), odd_rows + odd_lines, len(wanted), repeated)
+    except sqlite3.Error as error:
+        return Findings({}, [f"the databases cannot be read: {error}"])
+
+
+@contextmanager
+def _databases(data: Path) -> Iterator[sqlite3.Connection]:
+    """All four as schemas of one connection that can only read."""
+    with closing(sqlite3.connect(":memory:", uri=True)) as db:
+        db.create_function("dashed", 1, lambda text: text and str(UUID(text)), deterministic=True)
+        for name in NAMES:
+            db.execute(f"ATTACH ? AS {name}", [f"{(data / f'{name}.db').as_uri()}?mode=ro"])
+        yield db
+
+
+def _verdicts(db: sqlite3.Connection, requests: Iterable[Request]) -> dict[str, Verdict]:
+    outcomes: dict[str, dict[str, Outcome]] = {stream: {} for stream in WRITERS}
+    for request in requests:
+        outcomes[request.stream][request.id] = request.outcome
+    verdicts = {}
+    for stream, writer in WRITERS.items():
+        places = [
+            _count(db, f"SELECT body FROM broker.entry WHERE stream = '{stream}'"),
+            _count(db, f"SELECT body FROM {writer}.outbox"),
+            _count(db, f"SELECT body FROM {READERS[stream]}.inbox WHERE stream = '{stream}'"),
+        ]
+        if stream == "payments":
+            places.append(_count(db, PAYMENT_ROWS))
+        verdicts[stream] = judge(outcomes[stream], places)
+        if stream == "orders":  # each of them is to be paid, under the same id
+            outcomes["payments"] |= dict.fromkeys(places[0], Outcome.CONFIRMED)
+    return verdicts
+
+
+def _count(db: sqlite3.Connection, bodies: str) -> Counter[str]:
+    query = f"SELECT json_extract(CAST(body AS TEXT), '$.correlationid') FROM ({bodies})"
+    return Counter(str(request_id) for (request_id,) in db.execute(query))
+
+
+# For each payment the event that asked for it, or, where none did, the one that tells of it.
+PAYMENT_ROWS = """
+    WITH placed AS MATERIALIZED (
+             SELECT body, json_extract(CAST(body AS TEXT), '$.data.order_id') AS order_id
+             FROM broker.entry WHERE stream = 'orders'),
+         paid AS MATERIALIZED (
+             SELECT body,
+                    CAST(json_extract(CAST(body AS TEXT), '$.data.payment_id') AS INTEGER) AS id
+             FROM payment.outbox)
+    SELECT coalesce(placed.body, paid.body, '{}') AS body FROM payment.payment AS row
+    LEFT JOIN placed ON placed.order_id = dashed(row.order_id)
+    LEFT JOIN paid ON paid.id = row.id"""
+
+
+def _differ(one: str, other: str) -> str:
+    """What is in only one of two queries."""
+    return f"SELECT * FROM ({one} EXCEPT {other}) UNION ALL SELECT * FROM ({other} EXCEPT {one})"
+
+
+def _stream_rules(stream: str) -> Iterator[tuple[str, str]]:
+    writer, reader = WRITERS[stream], READERS[stream]
+    outbox = f"SELECT sequence, epoch, body FROM {writer}.outbox, (SELECT epoch FROM {writer}.head)"
+    journal = f"SELECT sequence, epoch, body FROM broker.entry WHERE stream = '{stream}'"
+    inbox = f"SELECT sequence, epoch, body FROM {reader}.inbox WHERE stream = '{stream}'"
+    gaps = f"""
+        SELECT head.sequence FROM {writer}.head AS head,
+            (SELECT count(*) AS n, coalesce(max(sequence), 0) AS newest FROM {writer}.outbox)
+        WHERE head.sequence != n OR head.sequence != newest"""
+    head = f"SELECT sequence, epoch FROM {writer}.head WHERE sequence > 0"
+    cursor = f"SELECT sequence, epoch FROM {reader}.cursor WHERE stream = '{stream}'"
+    yield f"the numbers of {stream} have no gap", gaps
+    yield f"the journal of {stream} is the outbox of {writer}", _differ(journal, outbox)
+    yield f"the {stream} that {reader} has applied are the journal", _differ(inbox, journal)
+    yield f"{reader} is at the head of {stream}", _differ(cursor, head)
+
+
+# What must be so, with what contradicts it; its first column names the culprit.
+RULES = {
+    **{text: query for stream in WRITERS for text, query in _stream_rules(stream)},
+    **{
+        f"{name} has no dead letters": f"SELECT stream || ' ' || sequence FROM {name}.dead_letter"
+        for name in NAMES[1:]
+    },
+    "each order is paid once, at its price": """
+        SELECT dashed(o.id) FROM shop."order" AS o
+        LEFT JOIN payment.payment AS p ON p.order_id = o.id
+        GROUP BY o.id
+        HAVING count(p.id) != 1 OR max(p.price) != o.price OR o.paid_at IS NULL""",
+    "each payment is for an order or none": """
+        SELECT id FROM payment.payment
+        WHERE order_id IS NOT NULL AND order_id NOT IN (SELECT id FROM shop."order")""",
+    "the shop's catalogue is the inventory": _differ(
+        "SELECT id, name, price, active FROM shop.item",
+        "SELECT id, name, price, active FROM inventory.item",
+    ),
+}
+
+
+def _broken_rules(db: sqlite3.Connection) -> Iterator[str]:
+    for rule, query in RULES.items():
+        if culprits := [culprit for culprit, *_ in db.execute(query)]:
+            yield _complaint(rule, culprits)
+
+
+def _complaint(rule: str, culprits: Sequence[object]) -> str:
+    return f"{rule}: not so {len(culprits):,} times, first with {culprits[0]}"
+
+
+def _broken_files(db: sqlite3.Connection) -> Iterator[str]:
+    for name in NAMES:
+        for (line,) in db.execute(f"PRAGMA {name}.integrity_check(1)"):
+            if line != "ok":
+                yield f"{name}.db is damaged: {line}"
+
+
+# What an answer tells that never changes, and where it is to be found.
+ANSWERED = {
+    "items": (("id", "name", "price"), "SELECT id, name, price FROM inventory.item"),
+    "orders": (
+        ("id", "user_id", "price", "placed_at"),
+        'SELECT dashed(id), user_id, price, placed_at FROM shop."order"',
+    ),
+    "payments": (
+        ("id", "user_id", "price", "paid_at"),
+        "SELECT id, user_id, price, paid_at FROM payment.payment",
+    ),
+}
+
+
+def _missing_answers(db: sqlite3.Connection, requests: Sequence[Request]) -> Iterator[str]:
+    for stream, (names, query) in ANSWERED.items():
+        rows = set(db.execute(query))
+        missing = [
+            request.id
+            for request in requests
+            if (request.stream, request.outcome) == (stream, Outcome.CONFIRMED)
+            if (answer := request.answer) and tuple(answer[name] for name in names) not in rows
+        ]
+        if missing:
+            yield _complaint(f"confirmed {stream} are in {WRITERS[stream]}.db", missing)
+
+
+def _lines(db: sqlite3.Connection) -> list[str]:
+    """What payment is to print."""
+    query = """
+        SELECT 'Payment ' || id || ' of ' || price || ' by user ' || user_id ||
+               coalesce(' for order ' || dashed(order_id), '') || ' succeeded'
+        FROM payment.payment"""
+    return [line for (line,) in db.execute(query)]
+
+
+def compare_lines(
+    printed: Sequence[str], wanted: Sequence[str], crashes: int
+) -> tuple[list[str], int]:
+    """Complaints about what payment has printed, and how many lines it has printed again.
+
+    After a crash it may print again some of the last lines, but the numbers only go up until then.
+    """
+    rules = {
+        "each payment is printed": set(wanted) - set(printed),
+        "each printed line is a payment": set(printed) - set(wanted),
+    }
+    complaints = [_complaint(rule, sorted(odd)) for rule, odd in rules.items() if odd]
+    numbers = [int(found[1]) for line in printed if (found := re.match(r"Payment (\d+) ", line))]
+    steps_back = sum(after <= before for before, after in pairwise(numbers))
+    if steps_back > crashes:
+        complaints.append(
+            f"payment went back {steps_back} times in its lines, in {crashes} crashes"
+        )
+    return complaints, len(printed) - len(set(printed))

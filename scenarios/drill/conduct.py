@@ -1,0 +1,183 @@
+"""The conductor: load and faults together, then the drain, the check and the report."""
+
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import StartError
+from runtime.output import say
+from runtime.signals import stop_signals
+from scenarios.drill.check import check
+from scenarios.drill.faults import Faults
+from scenarios.drill.load import Load, Outcome, Request
+from scenarios.drill.plan import Fault, plan
+from scenarios.drill.report import Progress, Story, passed, report
+from scenarios.drill.system import SERVICES, System
+
+DEFAULT_FAULTS = 20
+MAX_SEED = 2**32
+TICK_S = 0.02
+ANSWERS_TIMEOUT_S = 30.0  # for requests that are repeated until they are answered
+DRAIN_TIMEOUT_S = 60.0
+CALM_S = 1.0  # twice as long as a reader may take to hear of the newest event
+
+Wait = Callable[[float], bool]  # for so many seconds, or until a signal, which it tells
+
+
+def drill(faults: int | None, minutes: float | None, seed: int | None) -> int:
+    """Play a drill of so many faults or minutes, print its report, and give the exit code.
+
+    The first signal ends it early, and all is checked and told; the second ends it at once.
+    """
+    faults = DEFAULT_FAULTS if faults is minutes is None else faults
+    seed = random.SystemRandom().randrange(MAX_SEED) if seed is None else seed
+    folder = Path(tempfile.mkdtemp(prefix="parrot-drill-"))
+    say(f"A drill with seed {seed} in {folder}. Ctrl-C ends it early, and checks it all the same.")
+    player = Player(System(folder), seed)
+    try:
+        player.play(islice(plan(seed), faults), 60 * (minutes or float("inf")))
+        return conclude(folder, player.load.requests, player.story)
+    except KeyboardInterrupt:
+        say("Ended at once, and not checked.")
+    except StartError as error:
+        say(f"Not begun: {error}")
+    say(f"What there is, is in {folder}")
+    return 1
+
+
+def conclude(folder: Path, requests: Sequence[Request], story: Story) -> int:
+    """Check what is in a folder, print the report, and give the exit code.
+
+    The folder is kept if something is wrong.
+    """
+    findings = check(folder, requests, story.crashes)
+    say(f"\n{report(story, findings)}")
+    if passed(story, findings):
+        shutil.rmtree(folder)
+        return 0
+    with (folder / "requests.txt").open("w") as file:
+        for request in requests:
+            print(*request, file=file)
+    say(f"The databases, what the processes wrote, and requests.txt are in {folder}")
+    return 1
+
+
+class Player:
+    """Plays a drill, and leaves its ``story``."""
+
+    def __init__(self, system: System, seed: int) -> None:
+        self.system = system
+        self.load = Load(system, seed)
+        self.story = Story(seed)
+        self._faults = Faults(system)
+        self._progress = Progress(self._tell)
+
+    def play(self, faults: Iterable[Fault], limit_s: float) -> None:
+        """Start everything, hit it, and let it come to rest; no process is left behind.
+
+        Raises `StartError` if it cannot begin, and `KeyboardInterrupt` at the second signal.
+        """
+        with stop_signals() as stopped:
+            try:
+                self.system.start()
+                self.system.wait_until_ready()
+                if self.system.complaints:
+                    raise StartError("; ".join(self.system.complaints))
+                self.load.start()
+                begun = time.monotonic()
+                self._hit(faults, begun + limit_s, stopped)
+                if stopped(0):
+                    self._progress.clear()
+                    say("Ending early. It will be checked; one more signal ends it at once.")
+                with stop_signals() as stopped_again:
+                    self._rest(begun, stopped_again)
+            finally:
+                self._progress.clear()
+                self._faults.end()
+                self.load.hurry()
+                self.system.end()
+
+    def _tell(self) -> str:
+        confirmed = self.load.tally["orders", Outcome.CONFIRMED]
+        return f"{len(self._faults.done):,} faults, {confirmed:,} orders confirmed"
+
+    def _hit(self, faults: Iterable[Fault], deadline: float, stopped: Wait) -> None:
+        for fault in faults:
+            due = time.monotonic() + fault.pause_s
+            while time.monotonic() < due or not self._faults.begin(fault):
+                if stopped(TICK_S) or time.monotonic() >= deadline:
+                    return
+                self._progress.show()
+        while self._faults.are_under_way() and not stopped(TICK_S):
+            self._progress.show()
+
+    def _rest(self, begun: float, stopped: Wait) -> None:
+        def until(condition: Callable[[], bool], timeout_s: float = float("inf")) -> None:
+            deadline = time.monotonic() + timeout_s
+            while not condition() and time.monotonic() < deadline:
+                self._progress.show()
+                if stopped(TICK_S):
+                    raise KeyboardInterrupt
+
+        self._faults.end()
+        until(lambda: not self._faults.are_under_way())
+        all_up = time.monotonic()
+        until(lambda: self.load.probes[-1:] > [all_up], ANSWERS_TIMEOUT_S)  # the last outage's end
+        self.load.stop()
+        until(lambda: not self.load.is_running(), ANSWERS_TIMEOUT_S)
+        self.load.hurry()
+        until(lambda: not self.load.is_running())
+        drain = Drain(self.system)
+        until(drain.is_over, DRAIN_TIMEOUT_S)
+        self.system.terminate(SERVICES)
+        self.system.terminate(["broker"])
+
+        story = self.story
+        story.done, story.probes = self._faults.done, self.load.probes
+        story.elapsed_s, story.drained_s = drain.begun - begun, drain.took_s
+        story.crashes = self.system.crashes["payment"]
+        story.complaints = self.system.complaints + drain.complaints()
+
+
+class Drain:
+    """Watches a system without load come to rest."""
+
+    def __init__(self, system: System) -> None:
+        self.begun = self._busy_at = time.monotonic()
+        self._system = system
+        self._states: dict[str, dict[str, Any]] = {}
+
+    @property
+    def took_s(self) -> float | None:
+        """How long it took until nothing was waiting any more; None while something is."""
+        return None if self.complaints() else self._busy_at - self.begun
+
+    def is_over(self) -> bool:
+        """Whether nothing has been waiting anywhere for a while."""
+        self._states = {name: self._system.state(name) for name in SERVICES}
+        if self.complaints():
+            self._busy_at = time.monotonic()
+        return time.monotonic() - self._busy_at >= CALM_S
+
+    def complaints(self) -> list[str]:
+        """Who is not ready, or has something waiting, behind or dead."""
+        return [
+            f"{name} has not come to rest: {state}"
+            for name, state in self._states.items()
+            if not is_at_rest(state)
+        ]
+
+
+def is_at_rest(state: dict[str, Any]) -> bool:
+    """Whether a service is ready and has nothing to do, as its ``/readyz`` tells."""
+    waiting = [
+        state.get("outbox_waiting"),
+        state.get("dead"),
+        *state.get("inbox_behind", {}).values(),
+    ]
+    return state.get("status") == "ready" and set(waiting) == {0}

@@ -1,0 +1,143 @@
+"""The report: what has happened, as aligned text, and a line of progress until then."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from runtime.output import STDOUT, say
+from scenarios.drill.check import Findings, Verdict
+from scenarios.drill.faults import Done, outages
+from scenarios.drill.plan import NAMES
+
+LINE_INTERVAL_S = 10.0
+TERMINAL_INTERVAL_S = 0.2
+IDS_SHOWN = 3
+
+
+@dataclass
+class Story:
+    """How a drill went; ``complaints`` are those of the running system, not of its files."""
+
+    seed: int
+    done: Sequence[Done] = ()
+    probes: Sequence[float] = ()
+    elapsed_s: float = 0.0
+    drained_s: float | None = None
+    crashes: int = 0  # of payment
+    complaints: list[str] = field(default_factory=list)
+
+
+def passed(story: Story, findings: Findings) -> bool:
+    """Whether all was as promised."""
+    verdicts = findings.verdicts.values()
+    return all(verdict.good for verdict in verdicts) and not all_complaints(story, findings)
+
+
+def all_complaints(story: Story, findings: Findings) -> list[str]:
+    """One line for each thing that was not as promised, the verdicts aside."""
+    return [*story.complaints, *findings.complaints]
+
+
+def report(story: Story, findings: Findings) -> str:
+    """Tell everything."""
+    parts = [_headline(story), _verdicts(findings.verdicts), _processes(story)]
+    parts += [_end(story, findings), _judgement(story, findings)]
+    return "\n\n".join(parts)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Align rows below their head: names to the left, all else to the right."""
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+        for row in ([*head], *cells)
+    ]
+    return "\n".join(lines)
+
+
+def _headline(story: Story) -> str:
+    kinds = [one.fault.kind for one in story.done]
+    several = sum(len(one.fault.names) > 1 for one in story.done)
+    return (
+        f"seed {story.seed}, {len(kinds):,} faults in {story.elapsed_s:,.0f} s: "
+        f"{kinds.count('kill'):,} killed, {kinds.count('stop'):,} stopped, "
+        f"{kinds.count('restart'):,} restarted, {several:,} of them several processes at once"
+    )
+
+
+def _verdicts(verdicts: dict[str, Verdict]) -> str:
+    rows = [[stream, *map(len, verdict)] for stream, verdict in verdicts.items()]
+    return table(["stream", *Verdict._fields], rows)
+
+
+def _processes(story: Story) -> str:
+    longest = outages(story.done, story.probes)
+    rows: list[list[object]] = []
+    for name in NAMES:
+        hits = [one.fault.kind for one in story.done if name in one.fault.names]
+        out = f"{max(longest[name]) * 1000:,.0f} ms" if longest[name] else "-"
+        counts = [hits.count(kind) for kind in ("kill", "stop", "restart")]
+        rows.append([name, *counts, len(longest[name]), out])
+    head = [
+        "process",
+        "killed",
+        "stopped",
+        "restarted",
+        "killed alone",
+        "longest outage of checkout",
+    ]
+    return table(head, rows)
+
+
+def _end(story: Story, findings: Findings) -> str:
+    drained = "not drained" if story.drained_s is None else f"drained in {story.drained_s:.1f} s"
+    return (
+        f"{drained}; payment printed {findings.payments:,} payments, "
+        f"and {findings.repeated_lines:,} lines again after {story.crashes:,} crashes"
+    )
+
+
+def _judgement(story: Story, findings: Findings) -> str:
+    wrong = [
+        f"{stream}, {kind}: {', '.join(sorted(ids)[:IDS_SHOWN])}{' …' * (len(ids) > IDS_SHOWN)}"
+        for stream, verdict in findings.verdicts.items()
+        for kind in ("lost", "duplicated", "unexpected")
+        if (ids := getattr(verdict, kind))
+    ]
+    wrong += all_complaints(story, findings)
+    return "\n".join(["FAILED", *wrong]) if wrong else "passed"
+
+
+class Progress:
+    """A line that tells how far it is: over itself on a terminal, else now and then below."""
+
+    def __init__(self, tell: Callable[[], str]) -> None:
+        self._tell = tell
+        self._on_terminal = os.isatty(STDOUT)
+        self._begun = self._told_at = time.monotonic()
+
+    def show(self) -> None:
+        """Tell it, if it is time."""
+        now = time.monotonic()
+        if now - self._told_at < (TERMINAL_INTERVAL_S if self._on_terminal else LINE_INTERVAL_S):
+            return
+        self._told_at = now
+        minutes, seconds = divmod(int(now - self._begun), 60)
+        line = f"{minutes}:{seconds:02}  {self._tell()}"
+        if self._on_terminal:
+            _write(f"\r{line}\033[K")
+        else:
+            say(line)
+
+    def clear(self) -> None:
+        """Make room for what comes after it."""
+        if self._on_terminal:
+            _write("\r\033[K")
+
+
+def _write(text: str) -> None:
+    with suppress(OSError):
+        os.write(STDOUT, text.encode())
