@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ from tests.processes import World
 # its process. Tests that run side by side have different ones.
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 RANGE = range(16_000 + WORKER % 8 * 2_000, 18_000 + WORKER % 8 * 2_000)
+# Under nohup it would be ignored here, and in every process that is started.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 ports = itertools.islice(itertools.cycle(RANGE), random.randrange(len(RANGE)), None)
 
 
