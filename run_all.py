@@ -33,6 +33,7 @@ def addresses(settings: Settings) -> dict[str, dict[str, tuple[str, int]]]:
         "broker": {
             "BROKER_PUBLISH_URL": endpoint(settings.broker_publish_url),
             "BROKER_SUBSCRIBE_URL": endpoint(settings.broker_subscribe_url),
+            "BROKER_HTTP_PORT": (settings.host, settings.broker_http_port),
         },
         "inventory": {"INVENTORY_PORT": (settings.host, settings.inventory_port)},
         "shop": {"SHOP_PORT": (settings.host, settings.shop_port)},
@@ -72,9 +73,9 @@ def supervise(
         if children and not announced and all(listens(*pair) for pair in expected):
             announced = True
             for child in children:
-                for setting, (host, port) in wanted[child.name].items():
-                    if setting.endswith("_PORT"):
-                        say(f"{child.name:9} http://{host}:{port}")
+                if child.name != "broker":
+                    ((host, port),) = wanted[child.name].values()
+                    say(f"{child.name:9} http://{host}:{port}")
             say("Ctrl-C stops everything.")
 
 

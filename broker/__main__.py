@@ -6,19 +6,24 @@ from broker.forwarder import Forwarder
 from broker.journal import Journal
 from messaging.transport import Peer
 from messaging.wire import Event, Want, topic
+from runtime.http import probe_app
 from runtime.lifecycle import Task, command_line, run
+from runtime.server import HttpServer
 from runtime.settings import Settings
 
 log = structlog.get_logger("broker")
 
 
 def tasks(settings: Settings) -> list[Task]:
-    """The two threads of the broker, which starts with its journal at hand or not at all."""
+    """The threads of the broker, which starts with its journal at hand or not at all."""
     journal = Journal(settings.data_dir / "broker.db", Peer(settings, [topic(Event), topic(Want)]))
     journal.open()
     if not settings.keys:
         log.warning("BROKER_CURVE=off: anybody who reaches the broker can read and publish")
-    return [Forwarder(settings), journal]
+    forwarder = Forwarder(settings)
+    app = probe_app(None, journal)
+    server = HttpServer(app, settings.host, settings.broker_http_port, "BROKER_HTTP_PORT")
+    return [forwarder, journal, server]
 
 
 if __name__ == "__main__":

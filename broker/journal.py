@@ -1,14 +1,20 @@
 """The journal: writes every event to disk, acknowledges it, and sends it to who missed it."""
 
 import contextlib
+import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import structlog
-from peewee import Tuple
+from peewee import DatabaseError, Tuple, fn
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from broker.models import Entry
+from messaging.event import correlation_id
 from messaging.transport import Peer
 from messaging.wire import START, Ack, Event, Message, Place, Refuse, Replay, Want
 from runtime.database import Database, is_unreadable
@@ -31,6 +37,8 @@ class Journal(threading.Thread):
         self._write_at = float("-inf")
         self._stopping = False
         self._damage: Exception | None = None
+        self._trouble: str | None = None
+        self._stored = self._replayed = 0
 
     def open(self) -> None:
         """Open the file, or a new one if it is unreadable; `StartError` if another has it."""
@@ -75,12 +83,44 @@ class Journal(threading.Thread):
         self._peer.wake()
         self.join()
 
+    def status(self) -> dict[str, Any]:
+        """Heads by stream, as ``/readyz`` shows them; with ``problem`` while it cannot write."""
+        state = {"journal": {stream: place.sequence for stream, place in self._streams()}}
+        return state | ({"problem": self._trouble} if self._trouble else {})
+
+    def collect(self) -> Iterator[Metric]:
+        """The state of the journal, as ``/metrics`` shows it."""
+        text = "The sequence of the newest event of the newest epoch."
+        head = GaugeMetricFamily("journal_head", text, labels=["stream"])
+        with contextlib.suppress(DatabaseError, sqlite3.Error):
+            for stream, place in self._streams():
+                head.add_metric([stream], place.sequence)
+        yield head
+        counts = {
+            "journal_stored_events": (self._stored, "Events written to disk."),
+            "journal_replayed_events": (self._replayed, "Events sent to who missed them."),
+            "events_malformed": (self._peer.malformed, "Messages that were none."),
+        }
+        for name, (count, text) in counts.items():
+            yield CounterMetricFamily(name, text, value=count)
+
+    def _streams(self) -> Iterator[tuple[str, Place]]:
+        """Each stream with its head, for other threads than the journal's own."""
+        stream = ""
+        while True:  # a look into the index for each, where DISTINCT would read all of it
+            behind = Entry.select(fn.MIN(Entry.stream)).where(Entry.stream > stream)
+            stream = behind.scalar(self._database)
+            if stream is None:
+                return
+            yield stream, self._newest(stream)
+
     def _turn(self, messages: list[Message]) -> None:
         try:
             if self._damage:
                 self._set_aside(self._damage)
             self.handle(messages)
         except Exception as error:
+            self._trouble = repr(error)
             self._damage = error if is_unreadable(error) else self._damage
             log.error("the journal waits for its disk", error=repr(error))
             self._heads = {}  # whatever became of the commit, the database knows
@@ -118,14 +158,21 @@ class Journal(threading.Thread):
             with self._database.write():
                 Entry.insert_many(rows).execute(self._database)
             self._heads |= heads
+            self._stored += len(rows)
+            for (stream, place), body in fresh.items():
+                log.info("stored", stream=stream, place=str(place), request_id=correlation_id(body))
+        self._trouble = None
         return [*refused, *(Ack(stream, head) for stream, head in heads.items())]
 
     def _head(self, stream: str) -> Place:
         if stream not in self._heads:
-            newest = Entry.select(Entry.epoch, Entry.sequence).where(Entry.stream == stream)
-            newest = newest.order_by(Entry.epoch.desc(), Entry.sequence.desc()).tuples()
-            self._heads[stream] = Place(*newest.first(self._database) or START)
+            self._heads[stream] = self._newest(stream)
         return self._heads[stream]
+
+    def _newest(self, stream: str) -> Place:
+        newest = Entry.select(Entry.epoch, Entry.sequence).where(Entry.stream == stream)
+        newest = newest.order_by(Entry.epoch.desc(), Entry.sequence.desc()).tuples()
+        return Place(*newest.first(self._database) or START)
 
     def _body(self, stream: str, place: Place) -> bytes:
         same = (Entry.stream == stream) & (Entry.epoch == place.epoch)
@@ -146,5 +193,6 @@ class Journal(threading.Thread):
         for epoch, sequence, body in rows.execute(self._database):
             place = Place(epoch, sequence)
             self._peer.send(Replay(want.reader, want.stream, follows, place, body))
+            self._replayed += 1
             follows = place
         self._peer.send(Replay(want.reader, want.stream, follows, self._head(want.stream), b""))

@@ -33,7 +33,7 @@ class Inventory:
 def create_app(inventory: Inventory | None = None) -> App:
     """Make the WSGI app; without an argument, for the settings of the environment."""
     inventory = inventory or Inventory(load_settings())
-    app = http_app(inventory.database, inventory.exchange.status, api, HERE / "static")
+    app = http_app(inventory.database, inventory.exchange, api, HERE / "static")
     items = ItemResource(inventory.items)
     app.add_route("/api/items", items)
     app.add_route("/api/items/{item_id:id}", items, suffix="one")

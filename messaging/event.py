@@ -1,5 +1,6 @@
 """An event as services see it, and the CloudEvents 1.0 document that it travels in."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,12 +19,15 @@ class EventTooLarge(ShopError):
     """An event of more than 256 KiB: what it tells must be smaller."""
 
 
-class _Document(BaseModel):
+class _Envelope(BaseModel):
+    correlationid: str | None = None
+
+
+class _Document(_Envelope):
     type: str
     data: dict[str, Any]
     time: AwareDatetime
     subject: str = ""
-    correlationid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class Event:
         """Read a document, unknown members aside; `pydantic.ValidationError` if it is none."""
         told = _Document.model_validate_json(body)
         return cls(stream, place, told.type, told.subject, told.time, told.data, told.correlationid)
+
+
+def correlation_id(body: bytes) -> str | None:
+    """The id of the request that caused an event; None where it tells none, or is no document."""
+    with suppress(ValueError):
+        return _Envelope.model_validate_json(body).correlationid
+    return None
 
 
 def document(

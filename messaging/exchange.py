@@ -2,11 +2,13 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import structlog
+from prometheus_client import Metric
 
+from messaging import metrics
 from messaging.inbox import Handlers, Reader, count_dead
 from messaging.outbox import Outbox, Publisher
 from messaging.transport import ForwarderTransport, Transport
@@ -89,6 +91,10 @@ class Exchange(threading.Thread):
             "dead": count_dead(self._database),
         }
         return state | ({"problem": self._publisher.problem} if self._publisher.problem else {})
+
+    def collect(self) -> Iterator[Metric]:
+        """The state of messaging, as ``/metrics`` shows it."""
+        return metrics.collect(self._database, self._publisher, self._readers, self._transport)
 
     def _may_end(self) -> bool:
         if self._stop_at is None:

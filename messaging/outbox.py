@@ -6,10 +6,12 @@ from typing import Any
 
 import structlog
 
+from messaging.event import Event as Told
 from messaging.event import document
 from messaging.models import Head
 from messaging.models import Outbox as Row
 from messaging.wire import Event, Place, Replay
+from runtime.clock import age_s
 from runtime.database import Database
 
 log = structlog.get_logger(__name__)
@@ -71,7 +73,7 @@ class Publisher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.problem: str | None = None
-        self.resent = 0
+        self.published = self.resent = self.acked = 0  # since the start
         self._outbox = outbox
         self._publish = publish
         self._fetch = fetch
@@ -87,6 +89,16 @@ class Publisher:
         """How many events the journal has not acknowledged, as far as is known."""
         head, noted = self._outbox.head()
         return head.sequence - (noted if self._acked is None else self._acked)
+
+    @property
+    def oldest_age_s(self) -> float:
+        """For how long the oldest event that waits has done so, in seconds by the wall clock."""
+        head, noted = self._outbox.head()
+        acked = noted if self._acked is None else self._acked
+        for _, body in self._outbox.rows(acked, acked + 1):
+            told = Told.parse(self._outbox.stream, head, body)
+            return age_s(told.time)
+        return 0.0
 
     @property
     def ready(self) -> bool:
@@ -115,6 +127,7 @@ class Publisher:
         up_to = min(head.sequence, self._acked + WINDOW_EVENTS)
         if self._sent < up_to:
             self._send(head, self._sent, up_to)
+            self.published += up_to - self._sent
             self._sent = up_to
         elif self._acked == head.sequence and now - self._sent_at >= PROBE_INTERVAL_S:
             self._send(head, head.sequence - 1, head.sequence)
@@ -156,6 +169,7 @@ class Publisher:
         acked = place.sequence if place.epoch == head.epoch else 0
         now = self._clock()
         if acked > self._acked:
+            self.acked += acked - self._acked
             self._progress_at = now
             self._sent = max(self._sent, acked)
         elif acked < self._acked and now - self._rewound_at >= ACK_TIMEOUT_S:

@@ -31,8 +31,10 @@ MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(REFUSAL
 class Transport(Protocol):
     """What an exchange needs: publish an event, hear acks, receive live events, fetch a stream.
 
-    All but `up` and `wake` are for one thread at a time.
+    All but `up` and `wake` are for one thread at a time. ``malformed`` counts what was no message.
     """
+
+    malformed: int
 
     @property
     def up(self) -> bool:

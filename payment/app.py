@@ -37,7 +37,7 @@ class Payment:
 def create_app(payment: Payment | None = None) -> App:
     """Make the WSGI app; without an argument, for the settings of the environment."""
     payment = payment or Payment(load_settings())
-    app = http_app(payment.database, payment.exchange.status, api, HERE / "static")
+    app = http_app(payment.database, payment.exchange, api, HERE / "static")
     payments = PaymentResource(payment.payments)
     app.add_route("/api/payment", payments, suffix="new")
     app.add_route("/api/payments", payments)

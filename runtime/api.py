@@ -22,12 +22,10 @@ from spectree.plugins.falcon_plugin import FalconPlugin
 from runtime import VERSION
 from runtime.errors import FieldError, Refused
 from runtime.idempotency import HEADER, KEY, once
-from runtime.problem import CONTENT_TYPE, Problem
+from runtime.problem import CONTENT_TYPE, MAX_BODY_BYTES, Problem
 
 MAX_ID = 2**63 - 1
-MAX_BODY_BYTES = 1024 * 1024
 TEXT = {"schema": {"type": "string"}}  # in the OpenAPI document
-TOO_LARGE = f"A body has at most {MAX_BODY_BYTES} bytes."
 
 
 def _digits(text: object) -> object:
@@ -146,7 +144,7 @@ def _read_json(req: falcon.Request) -> Any:
     chunked = req.content_length is None and req.env.get("wsgi.input_terminated")
     body = req.stream.read(MAX_BODY_BYTES + 1) if chunked else req.bounded_stream.read()
     if len(body) > MAX_BODY_BYTES:
-        raise falcon.HTTPContentTooLarge(description=TOO_LARGE)
+        raise falcon.HTTPContentTooLarge()
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:

@@ -12,3 +12,8 @@ def timestamp(moment: datetime | None = None) -> str:
 def days_ago(days: int) -> str:
     """The time so many days ago, as `timestamp` writes it; such times compare as texts."""
     return timestamp(datetime.now(UTC) - timedelta(days=days))
+
+
+def age_s(moment: datetime) -> float:
+    """For how many seconds a moment has been over; 0 if it is still to come."""
+    return max(0.0, (datetime.now(UTC) - moment).total_seconds())

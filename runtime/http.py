@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -15,16 +15,25 @@ import falcon.media
 import structlog
 from falcon.routing import BaseConverter
 from peewee import DatabaseError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    generate_latest,
+)
 from pydantic_core import from_json, to_json
-from spectree import SpecTree
 
-from runtime import problem
-from runtime.api import MAX_BODY_BYTES, TOO_LARGE
+from runtime import ROOT, problem
 from runtime.database import Database, is_outage
 from runtime.errors import FieldError, NotFound, Refused, StartError
 from runtime.logs import configure_logs
+from runtime.problem import MAX_BODY_BYTES
 from runtime.settings import load_settings
+
+if TYPE_CHECKING:
+    from spectree import SpecTree  # the broker does without it
 
 log = structlog.get_logger(__name__)
 
@@ -34,30 +43,53 @@ POLICY = "Content-Security-Policy"  # W3C CSP 3
 NOT_FRAMED = "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 PAGE_POLICY = f"default-src 'self'; {NOT_FRAMED}"
 DOCS_POLICY = f"default-src 'self' 'unsafe-inline' data:; {NOT_FRAMED}"  # Swagger's own
+METHODS = {"GET", "POST", "PUT"}  # others are counted together
+SHARED = ROOT / "runtime" / "static"  # what the pages have in common
 App = falcon.App[falcon.Request, falcon.Response]
-Status = Callable[[], dict[str, Any]]
 
 
-def http_app(database: Database, status: Status, api: SpecTree, static: Path) -> App:
-    """Make an app with everything but the service's own routes.
+class Probed(Protocol):
+    """What tells how a process is: an exchange, or the journal."""
 
-    ``status`` tells the state of the service's messaging, as `messaging.exchange.Exchange.status`
-    does; ``static`` is the folder of its page. The database is opened by the first request.
+    def status(self) -> dict[str, Any]:
+        """What ``/readyz`` adds; with a ``problem`` if it cannot go on."""
+
+    def collect(self) -> Iterable[Metric]:
+        """What ``/metrics`` adds."""
+
+
+def probe_app(database: Database | None, probed: Probed) -> App:
+    """Make an app with health and metrics, and with our errors, and nothing else.
+
+    The ``database``, if the app has one of its own, is opened by the first request.
     """
-    app = App(middleware=[_EachRequest(database)])
+    metrics = CollectorRegistry()
+    metrics.register(probed)
+    ProcessCollector(registry=metrics)
+    app = App(middleware=[_EachRequest(database, metrics)])
     app.router_options.converters["id"] = _IdConverter
     json = falcon.media.JSONHandler(dumps=to_json, loads=from_json)
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = json
     app.set_error_serializer(_http_error)
     app.add_error_handler(Exception, _any_error)
     app.add_route("/livez", _Document(falcon.MEDIA_JSON, lambda: b'{"status":"alive"}'))
-    app.add_route("/readyz", _Readiness(database, status))
-    app.add_route("/metrics", _Document(CONTENT_TYPE_LATEST, generate_latest))
+    app.add_route("/readyz", _Readiness(database, probed))
+    app.add_route("/metrics", _Document(CONTENT_TYPE_LATEST, lambda: generate_latest(metrics)))
+    return app
+
+
+def http_app(database: Database, probed: Probed, api: "SpecTree", static: Path) -> App:
+    """Make a service's app, with everything but its own routes.
+
+    ``static`` is the folder of its page; ``/shared`` has what all pages have in common.
+    """
+    app = probe_app(database, probed)
     app.add_route("/openapi.json", _Document(falcon.MEDIA_JSON, lambda: to_json(api.spec)))
     docs = api.config.page_templates["swagger"].format(spec_url="/openapi.json").encode()
     app.add_route("/docs", _Document(falcon.MEDIA_HTML, lambda: docs, DOCS_POLICY))
     app.add_route("/", _Document(falcon.MEDIA_HTML, (static / "index.html").read_bytes))
     app.add_static_route("/static", static)
+    app.add_static_route("/shared", SHARED)
     api.app = app
     return app
 
@@ -65,8 +97,14 @@ def http_app(database: Database, status: Status, api: SpecTree, static: Path) ->
 class _EachRequest:
     """What happens around every request: the database is there, and log lines carry its id."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database | None, metrics: CollectorRegistry) -> None:
         self._database = database
+        self._requests = Histogram(
+            "http_request_duration_seconds",
+            "Requests by route, method and status: how many, and how long they took.",
+            ["route", "method", "status"],
+            registry=metrics,
+        )
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         given = req.get_header("X-Request-ID") or ""
@@ -78,16 +116,19 @@ class _EachRequest:
         req.context.started = time.perf_counter()
         req.context.database = self._database
         if (req.content_length or 0) > MAX_BODY_BYTES:
-            raise falcon.HTTPContentTooLarge(description=TOO_LARGE)
-        if req.path not in PROBES:
+            raise falcon.HTTPContentTooLarge()
+        if self._database and req.path not in PROBES:
             self._database.open()
 
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool
     ) -> None:
         write = log.debug if req.method == "GET" else log.info
-        elapsed_ms = round((time.perf_counter() - req.context.started) * 1000, 1)
-        write("request", method=req.method, path=req.path, status=resp.status_code, ms=elapsed_ms)
+        elapsed_s = time.perf_counter() - req.context.started
+        method, status = req.method if req.method in METHODS else "other", resp.status_code
+        self._requests.labels(req.uri_template or "other", method, status).observe(elapsed_s)
+        elapsed_ms = round(elapsed_s * 1000, 1)
+        write("request", method=req.method, path=req.path, status=status, ms=elapsed_ms)
         structlog.contextvars.clear_contextvars()
 
 
@@ -152,15 +193,16 @@ class _Document:
 
 
 class _Readiness:
-    def __init__(self, database: Database, status: Status) -> None:
+    def __init__(self, database: Database | None, probed: Probed) -> None:
         self._database = database
-        self._status = status
+        self._probed = probed
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         state: dict[str, Any] = {"status": "ready", "database": "up"}
         try:
-            self._database.open()
-            state |= self._status()
+            if self._database:
+                self._database.open()
+            state |= self._probed.status()
         except (StartError, DatabaseError, sqlite3.Error) as error:
             state |= {"database": "down", "problem": str(error)}
         if "problem" in state:

@@ -12,9 +12,11 @@ from pydantic_core import to_json
 from runtime.errors import FieldError
 
 CONTENT_TYPE = "application/problem+json"
+MAX_BODY_BYTES = 1024 * 1024
 ADVICE = {
     404: "There is nothing at this path: see /docs for those that there are.",
     405: "This path does not take this method: the Allow header names those that it takes.",
+    413: f"A body has at most {MAX_BODY_BYTES} bytes.",
 }
 
 

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     payment_port: Port = 8003
     broker_publish_url: Endpoint = "tcp://127.0.0.1:5559"
     broker_subscribe_url: Endpoint = "tcp://127.0.0.1:5560"
+    broker_http_port: Port = 8000
     broker_curve: Literal["on", "off"] = "on"
     retention_days: Days = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -39,7 +39,7 @@ class Shop:
 def create_app(shop: Shop | None = None) -> App:
     """Make the WSGI app; without an argument, for the settings of the environment."""
     shop = shop or Shop(load_settings())
-    app = http_app(shop.database, shop.exchange.status, api, HERE / "static")
+    app = http_app(shop.database, shop.exchange, api, HERE / "static")
     users, orders = UserResource(shop.users), OrderResource(shop.orders)
     app.add_route("/api/user", users, suffix="new")
     app.add_route("/api/users", users)

@@ -65,6 +65,7 @@ def own_settings(folder: Path) -> Settings:
         INVENTORY_PORT=free_port(),
         SHOP_PORT=free_port(),
         PAYMENT_PORT=free_port(),
+        BROKER_HTTP_PORT=free_port(),
         BROKER_PUBLISH_URL=f"tcp://127.0.0.1:{free_port()}",
         BROKER_SUBSCRIBE_URL=f"tcp://127.0.0.1:{free_port()}",
     )

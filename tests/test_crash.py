@@ -76,7 +76,7 @@ CHOSEN = {  # for every run: a moment, the step that comes after it, and for the
     "journal-committed": ("journal Journal.handle: self._peer.send(reply)", 1),
     "replay-begun": ("journal Journal._answer: follows = place", 1),
     "event-handled": ("apply Reader._apply: _upsert(self._database, Cursor", 1),
-    "place-committed": ("apply Reader._commit: self._place = place", 1),
+    "place-committed": ("apply Reader._commit: self.place = place", 1),
     "order-marked": ("apply Orders.mark_paid: with self._database.write(): (2)", 1),
     "line-due": ("console Console._announce: say(", 1),
     "pruned": ("prune Retention.prune: with self._database.write(): (2)", 3),

@@ -71,7 +71,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr("messaging.exchange.TICK_S", 0.005)
     monkeypatch.setattr("messaging.outbox.ACK_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("messaging.inbox.WANT_INTERVAL_S", 0.05)
+    monkeypatch.setattr("messaging.follower.WANT_INTERVAL_S", 0.05)
 
 
 def most_frames_per_event(events: int, faults: Faults) -> float:

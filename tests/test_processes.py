@@ -203,7 +203,7 @@ def test_logs_as_json(world: World) -> None:
         assert {line["service"] for line in lines} == {name}
         assert all(line["level"] and line["timestamp"] and line["event"] for line in lines)
         asked = [line for line in lines if line.get("request_id") == "from-the-buyer"]
-        assert bool(asked) == (name in {"shop", "payment"})
+        assert bool(asked) == (name in {"shop", "broker", "payment"})
     assert [name for name in ALL if world.output(name)] == ["payment"]
 
 

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from runtime.processes import Child, listens
+from runtime.processes import Child
 from scenarios.drill.plan import NAMES
 
 HOST = "127.0.0.1"
+PORT_SETTINGS = {name: f"{name.upper()}_PORT" for name in NAMES}
+PORT_SETTINGS["broker"] = "BROKER_HTTP_PORT"
 SERVICES = tuple(name for name in NAMES if name != "broker")
 # Below those that systems give to outgoing connections: none must take the port of a service that
 # is down, and a client that tries one over and over could even be connected to itself.
@@ -48,7 +50,7 @@ class System:
         self.complaints: list[str] = []
         self.crashes: Counter[str] = Counter()
         free = filter(_is_free, random.SystemRandom().sample(PORTS, len(PORTS)))
-        self.ports = {name: next(free) for name in SERVICES}
+        self.ports = {name: next(free) for name in NAMES}
         self._endpoints = [next(free), next(free)]
         self._children: dict[str, Child] = {}
         self._held: set[str] = set()
@@ -61,7 +63,7 @@ class System:
         return {
             "DATA_DIR": str(self.folder / "data"),
             "HOST": HOST,
-            **{f"{name.upper()}_PORT": str(port) for name, port in self.ports.items()},
+            **{PORT_SETTINGS[name]: str(port) for name, port in self.ports.items()},
             "BROKER_PUBLISH_URL": publish,
             "BROKER_SUBSCRIBE_URL": subscribe,
             "LOG_LEVEL": os.environ.get("LOG_LEVEL", "warning"),
@@ -111,8 +113,6 @@ class System:
 
     def is_ready(self, name: str) -> bool:
         """Whether a process can do its work now."""
-        if name == "broker":
-            return all(listens(HOST, port) for port in self._endpoints)
         with suppress(OSError):
             return self.ask(name, "GET", "/readyz").status == 200
         return False

@@ -170,7 +170,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("messaging.exchange.TICK_S", 0.005)
     monkeypatch.setattr("messaging.outbox.ACK_TIMEOUT_S", 0.02)
     monkeypatch.setattr("messaging.outbox.PROBE_INTERVAL_S", 0.1)
-    monkeypatch.setattr("messaging.inbox.WANT_INTERVAL_S", 0.05)
+    monkeypatch.setattr("messaging.follower.WANT_INTERVAL_S", 0.05)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -4,14 +4,26 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import structlog
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
 
 from runtime.database import Database
 
 T = TypeVar("T")
+
+
+class Probe:
+    """Stands for an exchange: it tells this status."""
+
+    def __init__(self, status: Callable[[], dict[str, Any]] = dict) -> None:
+        self.status = status
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("answer", "of all", value=42)
 
 
 def in_threads(database: Database, actions: Sequence[Callable[[], T]]) -> list[T]:

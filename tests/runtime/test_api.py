@@ -8,6 +8,7 @@ from runtime import ROOT
 from runtime.api import MAX_ID, IdPage, QueryId, documented, send_list
 from runtime.database import Database
 from runtime.http import http_app
+from tests.runtime.conftest import Probe
 
 api = documented("Test")
 
@@ -35,7 +36,7 @@ def birds() -> Birds:
 
 @pytest.fixture
 def client(shared: Database, birds: Birds) -> TestClient:
-    app = http_app(shared, dict, api, ROOT / "shop" / "static")
+    app = http_app(shared, Probe(), api, ROOT / "shop" / "static")
     app.add_route("/birds", birds)
     return TestClient(app)
 

@@ -16,11 +16,13 @@ import inventory.app
 import payment.app
 import shop.app
 from runtime import ROOT
-from runtime.api import MAX_BODY_BYTES, documented
+from runtime.api import documented
 from runtime.database import Database
 from runtime.errors import FieldError, NotFound, Refused, StartError
 from runtime.http import http_app
+from runtime.problem import MAX_BODY_BYTES
 from tests.conftest import Broker, eventually
+from tests.runtime.conftest import Probe
 
 APPS = {
     "inventory": inventory.app.create_app,
@@ -70,7 +72,7 @@ class Faulty:
 def shell(database: Database, **status: Any) -> TestClient:
     """A client of the bare shell, whose messaging tells this status."""
     return TestClient(
-        http_app(database, lambda: status, documented("Test"), ROOT / "shop" / "static")
+        http_app(database, Probe(lambda: status), documented("Test"), ROOT / "shop" / "static")
     )
 
 
@@ -206,7 +208,9 @@ def test_a_database_that_fails_later_makes_it_unready(shared: Database) -> None:
     def status() -> dict[str, Any]:
         raise peewee.OperationalError("disk I/O error")
 
-    client = TestClient(http_app(shared, status, documented("Test"), ROOT / "shop" / "static"))
+    client = TestClient(
+        http_app(shared, Probe(status), documented("Test"), ROOT / "shop" / "static")
+    )
     ready = client.simulate_get("/readyz")
     assert (ready.status_code, ready.json["database"]) == (503, "down")
 
@@ -216,6 +220,28 @@ def test_metrics_are_prometheus_text(client: TestClient) -> None:
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
     line = re.compile(r'(# (HELP|TYPE) .+|[a-z_:]+(\{([a-z_]+="[^"]*",?)+\})? [-+0-9.eEinfNa]+)')
     assert all(line.fullmatch(each) for each in answer.text.splitlines())
+
+
+def test_requests_are_counted_by_route_method_and_status(shared: Database) -> None:
+    """By the route and not by the path, which anybody may choose, as they may the method."""
+    client = shell(shared)
+    client.app.add_route("/things/{thing}", Faulty(NotFound("gone")))
+    for thing in "abc":
+        client.simulate_get(f"/things/{thing}")
+    client.simulate_post("/livez")
+    client.simulate_get("/nowhere")
+    client.simulate_patch("/nowhere")
+    told = client.simulate_get("/metrics").text
+    counted = dict(re.findall(r"^http_request_duration_seconds_count(\S+) (\S+)$", told, re.M))
+    assert counted == {
+        '{method="GET",route="/things/{thing}",status="404"}': "3.0",
+        '{method="POST",route="/livez",status="405"}': "1.0",
+        '{method="GET",route="other",status="404"}': "1.0",
+        '{method="other",route="other",status="404"}': "1.0",
+    }
+    assert 'http_request_duration_seconds_bucket{le="+Inf",method="GET"' in told
+    assert "answer 42.0" in told
+    assert "process_resident_memory_bytes" in told
 
 
 def every(key: str, value: Any) -> list[Any]:

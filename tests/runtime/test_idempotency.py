@@ -13,7 +13,7 @@ from runtime.database import Database
 from runtime.errors import FieldError, Refused
 from runtime.http import http_app
 from runtime.idempotency import once
-from tests.runtime.conftest import in_threads, note, notes
+from tests.runtime.conftest import Probe, in_threads, note, notes
 
 
 class Notes:
@@ -44,7 +44,7 @@ def resource(database: Database) -> Notes:
 
 @pytest.fixture
 def client(database: Database, resource: Notes) -> TestClient:
-    app = http_app(database, dict, documented("Test"), ROOT / "shop" / "static")
+    app = http_app(database, Probe(), documented("Test"), ROOT / "shop" / "static")
     app.add_route("/notes", resource)
     app.add_route("/others", resource)
     return TestClient(app)
@@ -115,7 +115,7 @@ def test_effect_and_answer_are_one_commit(client: TestClient, database: Database
 def test_keys_outlive_the_process(client: TestClient, database: Database) -> None:
     first = post(client, "k")
     reopened = Database(database.path, "runtime")
-    app = http_app(reopened, dict, documented("Test"), ROOT / "shop" / "static")
+    app = http_app(reopened, Probe(), documented("Test"), ROOT / "shop" / "static")
     app.add_route("/notes", Notes(reopened))
     assert same(first, post(TestClient(app), "k"))
     reopened.close()
