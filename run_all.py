@@ -4,41 +4,34 @@ import argparse
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from urllib.parse import urlsplit
 
+from runtime.commands import command_line, number
 from runtime.output import reserve_standard_streams, say
 from runtime.processes import Child, held, listens
 from runtime.settings import Settings, load_settings
 from runtime.signals import stop_signals
 
 NAMES = ("broker", "inventory", "shop", "payment")
-EXAMPLES = """examples:
-  %(prog)s --without payment
-  %(prog)s --drill --faults 1000         takes half an hour
-  %(prog)s --drill --minutes 5 --seed 42
-Settings are environment variables: README.md lists them."""
+EXAMPLES = """\
+%(prog)s
+%(prog)s --without payment
+%(prog)s --demo                        a stocked shop, and what it promises
+%(prog)s --drill --faults 1000         takes half an hour
+%(prog)s --drill --minutes 5 --seed 42"""
 SERVICES_TIMEOUT_S, BROKER_TIMEOUT_S = 4.0, 4.6  # of the 5 s that a stop may take
 
 
-def addresses(settings: Settings) -> dict[str, dict[str, tuple[str, int]]]:
-    """Host and port of what each process listens on, by the setting that names it."""
-
-    def endpoint(url: str) -> tuple[str, int]:
-        parts = urlsplit(url)
-        return str(parts.hostname), int(parts.port or 0)
-
-    return {
-        "broker": {
-            "BROKER_PUBLISH_URL": endpoint(settings.broker_publish_url),
-            "BROKER_SUBSCRIBE_URL": endpoint(settings.broker_subscribe_url),
-            "BROKER_HTTP_PORT": (settings.host, settings.broker_http_port),
-        },
-        "inventory": {"INVENTORY_PORT": (settings.host, settings.inventory_port)},
-        "shop": {"SHOP_PORT": (settings.host, settings.shop_port)},
-        "payment": {"PAYMENT_PORT": (settings.host, settings.payment_port)},
-    }
+def addresses(settings: Settings, name: str) -> dict[str, tuple[str, int]]:
+    """Host and port of what a process listens on, by the setting that names it."""
+    port, setting = settings.http_port(name)
+    found = {setting: (settings.host, port)}
+    if name == "broker":
+        publish, subscribe = settings.broker_publish_url, settings.broker_subscribe_url
+        for variable, url in (("PUBLISH", publish), ("SUBSCRIBE", subscribe)):
+            parts = urlsplit(url)
+            found[f"BROKER_{variable}_URL"] = str(parts.hostname), int(parts.port or 0)
+    return found
 
 
 def names(text: str) -> list[str]:
@@ -49,13 +42,35 @@ def names(text: str) -> list[str]:
     return chosen
 
 
-def number(kind: type[int] | type[float], least: float, text: str) -> float:
-    """Parse a finite number."""
-    with suppress(ValueError):
-        if least <= (value := kind(text)) < float("inf"):
-            return value
-    whole = "whole " * (kind is int)
-    raise argparse.ArgumentTypeError(f"{text!r} is no {whole}number from {least} on")
+def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Read the command line; options that do not go together are refused."""
+    parser = command_line(__doc__, EXAMPLES)
+    add, length = parser.add_argument, parser.add_mutually_exclusive_group()
+    add("--only", type=names, metavar="shop,broker", help="start these alone")
+    add("--without", type=names, metavar="payment", help="start all but these")
+    add("--demo", action="store_true", help="play with a shop of its own, and leave it to you")
+    add("--exit", action="store_true", help="end when the demo is over")
+    add("--drill", action="store_true", help="kill a shop of its own at random, and check it")
+    length.add_argument("--faults", type=number(int, 1), metavar="N", help="default: 20")
+    length.add_argument(
+        "--minutes", type=number(float, 0.1), metavar="M", help="instead of --faults"
+    )
+    add("--seed", type=number(int, 0), metavar="S", help="the same seed, the same faults")
+    given = parser.parse_args()
+    of_drill = {"--faults": given.faults, "--minutes": given.minutes, "--seed": given.seed}
+    of_shop = {"--only": given.only, "--without": given.without}
+    misplaced = [
+        *(name for name, value in of_drill.items() if value is not None and not given.drill),
+        *(name for name, value in of_shop.items() if value and (given.drill or given.demo)),
+        *["--exit"] * (given.exit and not given.demo),
+        *["--demo"] * (given.demo and given.drill),
+    ]
+    if misplaced:
+        parser.error(
+            f"{misplaced[0]} does not go here: --faults, --minutes and --seed are for --drill, "
+            "--exit for --demo, --only and --without for neither"
+        )
+    return parser, given
 
 
 def supervise(
@@ -81,32 +96,23 @@ def supervise(
 
 def main() -> None:
     """Run until Ctrl-C or SIGTERM, then stop the services, and the broker after them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
-    )
-    add, length = parser.add_argument, parser.add_mutually_exclusive_group()
-    add("--only", type=names, metavar="shop,broker", help="start these alone")
-    add("--without", type=names, metavar="payment", help="start all but these")
-    add("--drill", action="store_true", help="kill a shop of its own at random, and check it")
-    length.add_argument("--faults", type=partial(number, int, 1), metavar="N", help="default: 20")
-    length.add_argument("--minutes", type=partial(number, float, 0.1), metavar="M")
-    add("--seed", type=partial(number, int, 0), metavar="S", help="the same seed, the same faults")
-    arguments = parser.parse_args()
-    play = arguments.faults, arguments.minutes, arguments.seed
-    misplaced = (arguments.only, arguments.without) if arguments.drill else play
-    if any(value is not None for value in misplaced):
-        parser.error("--faults, --minutes and --seed go with --drill, --only and --without do not")
+    parser, given = parse()
     reserve_standard_streams()
-    if arguments.drill:
+    if given.drill:
         from scenarios.drill.conduct import drill  # noqa: PLC0415  # the shop needs none of it
 
-        raise SystemExit(drill(*play))
-    chosen = [n for n in arguments.only or NAMES if n not in (arguments.without or [])]
+        raise SystemExit(drill(given.faults, given.minutes, given.seed))
+    chosen = [n for n in given.only or NAMES if n not in (given.without or [])]
     if not chosen:
         parser.error("this leaves nothing to start")
-    wanted = addresses(load_settings())
+    settings = load_settings()
+    wanted = {name: addresses(settings, name) for name in chosen}
     if lines := [line for name in chosen for line in held(wanted[name])]:
         raise SystemExit("\n".join(lines))
+    if given.demo:
+        from scenarios.demo import demo  # noqa: PLC0415  # likewise
+
+        raise SystemExit(demo(settings, given.exit))
     with stop_signals() as stopped:
         children = [Child(name, 32 + NAMES.index(name)) for name in chosen]
         supervise(children, wanted, stopped)

@@ -6,12 +6,17 @@ from broker.forwarder import Forwarder
 from broker.journal import Journal
 from messaging.transport import Peer
 from messaging.wire import Event, Want, topic
+from runtime.commands import command_line
 from runtime.http import probe_app
-from runtime.lifecycle import Task, command_line, run
+from runtime.lifecycle import Task, run
 from runtime.server import HttpServer
 from runtime.settings import Settings
 
 log = structlog.get_logger("broker")
+
+EXAMPLES = """\
+%(prog)s
+DATA_DIR=/srv/parrots LOG_FORMAT=json %(prog)s"""
 
 
 def tasks(settings: Settings) -> list[Task]:
@@ -22,10 +27,10 @@ def tasks(settings: Settings) -> list[Task]:
         log.warning("BROKER_CURVE=off: anybody who reaches the broker can read and publish")
     forwarder = Forwarder(settings)
     app = probe_app(None, journal)
-    server = HttpServer(app, settings.host, settings.broker_http_port, "BROKER_HTTP_PORT")
+    server = HttpServer(app, settings.host, *settings.http_port("broker"))
     return [forwarder, journal, server]
 
 
 if __name__ == "__main__":
-    command_line("broker", __doc__).parse_args()
+    command_line(__doc__, EXAMPLES, "python -m broker").parse_args()
     run("broker", tasks)

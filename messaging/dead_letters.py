@@ -8,9 +8,9 @@ from messaging.inbox import Handlers, handle
 from messaging.models import DeadLetter
 from messaging.wire import Place
 from runtime.clock import timestamp
+from runtime.commands import Command, add_command
 from runtime.database import Database, is_outage
 from runtime.errors import NotFound
-from runtime.lifecycle import Command
 from runtime.output import say
 
 
@@ -53,7 +53,8 @@ class DeadLetters:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", title="actions", metavar="ACTION")
-    retry = actions.add_parser("retry", help="apply them after all, once what failed is mended")
+    about = "apply them after all, once what failed is mended"
+    retry = add_command(actions, "retry", about, "%(prog)s 3\n%(prog)s --all")
     chosen = retry.add_mutually_exclusive_group(required=True)
     chosen.add_argument("id", nargs="?", type=int, metavar="ID", help="one, by its number")
     chosen.add_argument("--all", action="store_true", help="every one, the oldest first")
@@ -77,5 +78,9 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
 
 
 COMMAND = Command(
-    "dead-letters", "list the events that could not be applied, or retry them", _arguments, _run
+    name="dead-letters",
+    about="list the events that could not be applied, or retry them",
+    examples="%(prog)s\n%(prog)s retry 3\n%(prog)s retry --all",
+    arguments=_arguments,
+    run=_run,
 )

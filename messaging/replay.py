@@ -6,6 +6,7 @@ from messaging.inbox import Reader
 from messaging.transport import Transport
 from messaging.wire import Place, Replay
 from runtime.errors import StartError
+from runtime.progress import Progress
 
 POLL_S = 0.05
 NO_PROGRESS_S = 10.0  # longer than any pause between two tries of an event
@@ -18,6 +19,7 @@ def catch_up(reader: Reader, transport: Transport, at_least: Place) -> None:
     again. Raises `StartError` if there is no progress for 10 s.
     """
     reader.disconnect()
+    progress = Progress(lambda: f"{reader.applied:,} events applied, {reader.behind or 0:,} to go")
     place, progress_at = reader.place, time.monotonic()
     while reader.behind != 0 or reader.place < at_least:
         for message in transport.poll(POLL_S):
@@ -27,9 +29,11 @@ def catch_up(reader: Reader, transport: Transport, at_least: Place) -> None:
                 case Replay(_, reader.stream):
                     reader.receive(message)
         reader.apply()
+        progress.show()
         if reader.place != place:
             place, progress_at = reader.place, time.monotonic()
         elif time.monotonic() - progress_at > NO_PROGRESS_S:
             raise StartError("the broker is down or has not all events yet: see its log")
         if transport.up and (wanted := reader.want()) is not None:
             transport.fetch(reader.stream, wanted)
+    progress.clear()

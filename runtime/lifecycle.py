@@ -3,12 +3,13 @@
 import argparse
 import sqlite3
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 from wsgiref.types import WSGIApplication
 
 import structlog
 from peewee import DatabaseError
 
+from runtime.commands import Command, add_command, command_line
 from runtime.errors import ShopError, StartError
 from runtime.logs import configure_logs
 from runtime.output import STDERR, say
@@ -17,6 +18,11 @@ from runtime.settings import Settings, load_settings
 from runtime.signals import stop_signals
 
 log = structlog.get_logger(__name__)
+
+EXAMPLES = """\
+%(prog)s
+DATA_DIR=/srv/parrots LOG_FORMAT=json %(prog)s
+%(prog)s --exchange-only       beside the app under another WSGI server"""
 
 
 class Task(Protocol):
@@ -30,18 +36,6 @@ class Task(Protocol):
 
     def stop(self) -> None:
         """End it, and wait for its end."""
-
-
-class Command(NamedTuple):
-    """Something else to do with a service's database: ``python -m SERVICE NAME``.
-
-    ``run`` takes the service's parts and the arguments, and gives the exit code.
-    """
-
-    name: str
-    about: str
-    arguments: Callable[[argparse.ArgumentParser], None] | None
-    run: Callable[[Any, argparse.Namespace], int]
 
 
 def start_service(
@@ -62,11 +56,10 @@ def start_service(
         service.database.open()
         if exchange_only:
             return [*service.tasks]
-        port: int = getattr(settings, f"{name}_port")
-        server = HttpServer(create_app(service), settings.host, port, f"{name.upper()}_PORT")
+        server = HttpServer(create_app(service), settings.host, *settings.http_port(name))
         return [*service.tasks, server]
 
-    parser = command_line(name, about)
+    parser = command_line(about, EXAMPLES, f"python -m {name}")
     parser.add_argument(
         "--exchange-only",
         action="store_true",
@@ -76,10 +69,9 @@ def start_service(
     if commands:
         choices = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in commands:
-        choice = choices.add_parser(command.name, help=command.about, description=command.about)
+        choice = add_command(choices, command.name, command.about, command.examples)
         choice.set_defaults(run=command.run)
-        if command.arguments:
-            command.arguments(choice)
+        command.arguments(choice)
     arguments = parser.parse_args()
     if arguments.run:
         _run_command(name, make(load_settings()), arguments)
@@ -98,12 +90,6 @@ def _run_command(name: str, service: Any, arguments: argparse.Namespace) -> NoRe
         code = 1
     service.database.close()
     raise SystemExit(code)
-
-
-def command_line(name: str, about: str | None) -> argparse.ArgumentParser:
-    """The command line of ``python -m NAME``."""
-    epilog = "Settings are environment variables: README.md lists them."
-    return argparse.ArgumentParser(prog=f"python -m {name}", description=about, epilog=epilog)
 
 
 def run(name: str, make_tasks: Callable[[Settings], list[Task]]) -> None:

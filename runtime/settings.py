@@ -49,6 +49,15 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
 
+    def http_port(self, process: str) -> tuple[int, str]:
+        """The HTTP port of a process, and the variable that sets it."""
+        field = "broker_http_port" if process == "broker" else f"{process}_port"
+        return getattr(self, field), field.upper()
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give these settings to another process."""
+        return {name.upper(): str(value) for name, value in self.model_dump().items()}
+
     @property
     def keys(self) -> Path | None:
         """The folder of the broker's keys; None if nothing is encrypted."""

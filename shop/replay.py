@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from messaging.exchange import transport
 from messaging.inbox import Reader, count_dead, place_of
 from messaging.replay import catch_up
+from runtime.commands import Command
 from runtime.database import Database
-from runtime.lifecycle import Command
 from runtime.output import say
 from shop.app import Shop
 from shop.catalogue import Catalogue
@@ -41,4 +41,10 @@ def _run(shop: Shop, _: argparse.Namespace) -> int:
     return min(dead, 1)
 
 
-COMMAND = Command("replay", "build the catalogue anew from the first event on", None, _run)
+COMMAND = Command(
+    name="replay",
+    about="build the catalogue anew from the first event on",
+    examples="%(prog)s",
+    arguments=lambda _: None,
+    run=_run,
+)

@@ -47,9 +47,8 @@ class World:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
 
     def environment(self, **changes: str) -> dict[str, str]:
-        given = {name.upper(): str(value) for name, value in self.settings.model_dump().items()}
         inherited = {name: os.environ[name] for name in os.environ.keys() - NOT_INHERITED}
-        return {**inherited, **given, **changes}
+        return {**inherited, **self.settings.environment(), **changes}
 
     def run(
         self,
@@ -140,8 +139,7 @@ class World:
 
     def ask(self, name: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One HTTP request; `OSError` if it is not answered."""
-        setting = "broker_http_port" if name == "broker" else f"{name}_port"
-        port = getattr(self.settings, setting)
+        port = self.settings.http_port(name)[0]
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         try:
             named = {key.replace("_", "-"): value for key, value in headers.items()}

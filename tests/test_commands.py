@@ -1,11 +1,17 @@
 """Commands beside a running service: dead letters, and the replay of the catalogue."""
 
+import argparse
 import contextlib
 import json
 import re
 import sqlite3
 
+import pytest
+
 from runtime import ROOT
+from runtime.settings import Settings
+from shop import replay
+from shop.app import Shop
 from tests.conftest import eventually
 from tests.processes import ALL, SERVICES, World
 
@@ -96,6 +102,39 @@ def test_commands_that_cannot_be_carried_out(world: World) -> None:
         assert world.finish("-m", name, "replay").returncode == 2
     assert world.finish("-m", "payment", "dead-letters", "retry").returncode == 2
     assert "dead-letters" in world.finish("-m", "payment", "--help").stdout
+
+
+HELPFUL = [
+    ["run_all.py"],
+    ["-m", "broker"],
+    *(["-m", name] for name in SERVICES),
+    *(["-m", name, "dead-letters"] for name in ("shop", "payment")),
+    ["-m", "shop", "dead-letters", "retry"],
+    ["-m", "shop", "replay"],
+    ["-m", "messaging"],
+    ["-m", "messaging", "tail"],
+]
+
+
+@pytest.mark.parametrize("command", HELPFUL, ids=" ".join)
+def test_every_command_tells_of_itself_by_examples(world: World, command: list[str]) -> None:
+    """Without colours where they are not wanted; and it needs no proper setting."""
+    ended = world.finish(*command, "--help", NO_COLOR="1", SHOP_PORT="none", COLUMNS="100")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    _, _, examples = ended.stdout.partition("\nexamples:\n")
+    name = " ".join(command).replace("-m", "python -m") if command[0] == "-m" else command[0]
+    assert f"  {name}" in examples
+    assert "\033" not in ended.stdout
+
+
+def test_a_long_replay_tells_how_far_it_is(
+    settings: Settings, broker: object, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    monkeypatch.setattr("runtime.progress.LINE_INTERVAL_S", 0)
+    monkeypatch.setattr("runtime.progress.say", shown.append)
+    assert replay.COMMAND.run(shop, argparse.Namespace()) == 0
+    assert re.fullmatch(r"\d+:\d\d  0 events applied, 0 to go", shown[0])
 
 
 def sql_of(document: str) -> list[str]:

@@ -16,14 +16,15 @@ import psutil
 import pytest
 
 import run_all
+from runtime.progress import Progress
 from scenarios.drill import conduct
 from scenarios.drill.check import Findings, Verdict, check, compare_lines, judge
 from scenarios.drill.conduct import Player, conclude, is_at_rest
 from scenarios.drill.faults import Done, outages
 from scenarios.drill.load import Outcome
-from scenarios.drill.plan import NAMES, Fault, plan
-from scenarios.drill.report import Progress, Story, passed, report, table
-from scenarios.drill.system import System
+from scenarios.drill.plan import Fault, plan
+from scenarios.drill.report import Story, passed, report, table
+from scenarios.system import NAMES, System, free_settings
 from tests.conftest import eventually
 from tests.processes import ROOT, World
 
@@ -241,7 +242,7 @@ class Played:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        player = Player(System(folder), 1)
+        player = Player(System(folder, free_settings(folder)), 1)
 
         def faults() -> Iterator[Fault]:
             eventually(lambda: player.load.tally["payments", CONFIRMED] > 3)
@@ -470,11 +471,11 @@ def test_a_loss_ends_with_exit_code_1(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--drill", "--only", "shop"], "--only and --without do not"),
-        (["--drill", "--without", "shop"], "--only and --without do not"),
-        (["--faults", "5"], "--faults, --minutes and --seed go with --drill"),
-        (["--minutes", "5"], "--faults, --minutes and --seed go with --drill"),
-        (["--seed", "0"], "--faults, --minutes and --seed go with --drill"),
+        (["--drill", "--only", "shop"], "--only and --without for neither"),
+        (["--drill", "--without", "shop"], "--only and --without for neither"),
+        (["--faults", "5"], "are for --drill"),
+        (["--minutes", "5"], "are for --drill"),
+        (["--seed", "0"], "are for --drill"),
         (["--drill", "--faults", "5", "--minutes", "5"], "not allowed with argument"),
         (["--drill", "--faults", "0"], "argument --faults: '0' is no whole number from 1 on"),
         (["--drill", "--faults", "1.5"], "argument --faults: '1.5' is no whole number from 1 on"),

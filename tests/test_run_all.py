@@ -47,7 +47,7 @@ def test_it_starts_and_stops_everything(world: World, number: signal.Signals) ->
 
     said = world.output("run_all")
     for name in SERVICES:
-        port = getattr(world.settings, f"{name}_port")
+        port = world.settings.http_port(name)[0]
         assert re.search(rf"^{name} +http://127.0.0.1:{port}$", said, re.MULTILINE)
     lines = world.output("run_all", "stderr").splitlines()
     assert all(re.match(r"(broker|inventory|shop|payment) +\| ", line) for line in lines), lines
@@ -83,7 +83,7 @@ def test_children_left_behind_go_on_and_are_named(world: World) -> None:
     ended = world.finish(RUN_ALL)
     assert (ended.returncode, ended.stdout) == (1, "")
     for name in SERVICES:
-        port = getattr(world.settings, f"{name}_port")
+        port = world.settings.http_port(name)[0]
         (line,) = [line for line in ended.stderr.splitlines() if f"{name.upper()}_PORT" in line]
         assert str(port) in line
         assert f"kill {children[name].pid} " in line

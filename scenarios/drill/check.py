@@ -14,7 +14,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from scenarios.drill.load import Outcome, Request
-from scenarios.drill.plan import NAMES
+from scenarios.system import NAMES
 
 WRITERS = {"items": "inventory", "orders": "shop", "payments": "payment"}
 READERS = {"items": "shop", "orders": "payment", "payments": "shop"}

@@ -11,13 +11,14 @@ from typing import Any
 
 from runtime.errors import StartError
 from runtime.output import say
+from runtime.progress import Progress
 from runtime.signals import stop_signals
 from scenarios.drill.check import check
 from scenarios.drill.faults import Faults
 from scenarios.drill.load import Load, Outcome, Request
 from scenarios.drill.plan import Fault, plan
-from scenarios.drill.report import Progress, Story, passed, report
-from scenarios.drill.system import SERVICES, System
+from scenarios.drill.report import Story, passed, report
+from scenarios.system import SERVICES, System, free_settings
 
 DEFAULT_FAULTS = 20
 MAX_SEED = 2**32
@@ -38,7 +39,7 @@ def drill(faults: int | None, minutes: float | None, seed: int | None) -> int:
     seed = random.SystemRandom().randrange(MAX_SEED) if seed is None else seed
     folder = Path(tempfile.mkdtemp(prefix="parrot-drill-"))
     say(f"A drill with seed {seed} in {folder}. Ctrl-C ends it early, and checks it all the same.")
-    player = Player(System(folder), seed)
+    player = Player(System(folder, free_settings(folder)), seed)
     try:
         player.play(islice(plan(seed), faults), 60 * (minutes or float("inf")))
         return conclude(folder, player.load.requests, player.story)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from scenarios.drill.plan import Fault
-from scenarios.drill.system import System
+from scenarios.system import System
 
 MAX_UNDER_WAY = 32  # far more than the four processes can be in
 

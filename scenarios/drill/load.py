@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from runtime.errors import StartError
-from scenarios.drill.system import Answer, System
+from scenarios.system import Answer, System
 
 KEPT_ITEMS = 3  # these are never taken out of sale, so that a checkout of them is never refused
 TOGGLED_ITEMS = 20  # of the newest ones

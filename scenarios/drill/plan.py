@@ -4,7 +4,8 @@ import random
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-NAMES = ("broker", "inventory", "shop", "payment")
+from scenarios.system import NAMES
+
 SEVERAL = 0.2  # the share of faults that hit two processes or more
 
 

@@ -1,18 +1,12 @@
-"""The report: what has happened, as aligned text, and a line of progress until then."""
+"""The report: what has happened, as aligned text."""
 
-import os
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from runtime.output import STDOUT, say
 from scenarios.drill.check import Findings, Verdict
 from scenarios.drill.faults import Done, outages
-from scenarios.drill.plan import NAMES
+from scenarios.system import NAMES
 
-LINE_INTERVAL_S = 10.0
-TERMINAL_INTERVAL_S = 0.2
 IDS_SHOWN = 3
 
 
@@ -109,35 +103,3 @@ def _judgement(story: Story, findings: Findings) -> str:
     ]
     wrong += all_complaints(story, findings)
     return "\n".join(["FAILED", *wrong]) if wrong else "passed"
-
-
-class Progress:
-    """A line that tells how far it is: over itself on a terminal, else now and then below."""
-
-    def __init__(self, tell: Callable[[], str]) -> None:
-        self._tell = tell
-        self._on_terminal = os.isatty(STDOUT)
-        self._begun = self._told_at = time.monotonic()
-
-    def show(self) -> None:
-        """Tell it, if it is time."""
-        now = time.monotonic()
-        if now - self._told_at < (TERMINAL_INTERVAL_S if self._on_terminal else LINE_INTERVAL_S):
-            return
-        self._told_at = now
-        minutes, seconds = divmod(int(now - self._begun), 60)
-        line = f"{minutes}:{seconds:02}  {self._tell()}"
-        if self._on_terminal:
-            _write(f"\r{line}\033[K")
-        else:
-            say(line)
-
-    def clear(self) -> None:
-        """Make room for what comes after it."""
-        if self._on_terminal:
-            _write("\r\033[K")
-
-
-def _write(text: str) -> None:
-    with suppress(OSError):
-        os.write(STDOUT, text.encode())

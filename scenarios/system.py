@@ -1,4 +1,4 @@
-"""The system under test: four processes in a folder and on ports of their own."""
+"""The system under test: four processes in a folder of their own."""
 
 import os
 import random
@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json, to_json
 
 from runtime.processes import Child
-from scenarios.drill.plan import NAMES
+from runtime.settings import Settings
 
+NAMES = ("broker", "inventory", "shop", "payment")
 HOST = "127.0.0.1"
-PORT_SETTINGS = {name: f"{name.upper()}_PORT" for name in NAMES}
-PORT_SETTINGS["broker"] = "BROKER_HTTP_PORT"
 SERVICES = tuple(name for name in NAMES if name != "broker")
 # Below those that systems give to outgoing connections: none must take the port of a service that
 # is down, and a client that tries one over and over could even be connected to itself.
@@ -39,35 +38,21 @@ class Answer(NamedTuple):
 
 
 class System:
-    """The processes: their databases are in ``data`` of a folder, beside what they write in
-    ``NAME.out`` and ``NAME.err``.
+    """The processes, with these settings: what they write is in ``NAME.out`` and ``NAME.err``
+    of a folder.
 
     ``complaints`` has a line for each end of a process that was not as it should be.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
+        self.settings = settings
         self.complaints: list[str] = []
         self.crashes: Counter[str] = Counter()
-        free = filter(_is_free, random.SystemRandom().sample(PORTS, len(PORTS)))
-        self.ports = {name: next(free) for name in NAMES}
-        self._endpoints = [next(free), next(free)]
         self._children: dict[str, Child] = {}
         self._held: set[str] = set()
         self._ended = threading.Event()
         self._starting = threading.Lock()
-
-    def environment(self) -> dict[str, str]:
-        """The settings of the processes; those that are not here are the user's."""
-        publish, subscribe = (f"tcp://{HOST}:{port}" for port in self._endpoints)
-        return {
-            "DATA_DIR": str(self.folder / "data"),
-            "HOST": HOST,
-            **{PORT_SETTINGS[name]: str(port) for name, port in self.ports.items()},
-            "BROKER_PUBLISH_URL": publish,
-            "BROKER_SUBSCRIBE_URL": subscribe,
-            "LOG_LEVEL": os.environ.get("LOG_LEVEL", "warning"),
-        }
 
     def start(self, names: Iterable[str] = NAMES) -> None:
         """Start processes, and do not wait for them."""
@@ -77,7 +62,7 @@ class System:
                     (self.folder / f"{name}.out").open("ab") as out,
                     (self.folder / f"{name}.err").open("ab") as err,
                 ):
-                    self._children[name] = Child(name, 0, self.environment(), out, err)
+                    self._children[name] = Child(name, 0, self.settings.environment(), out, err)
 
     def kill(self, names: Iterable[str]) -> None:
         """Kill processes at once, and wait until they are gone."""
@@ -143,7 +128,8 @@ class System:
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Answer:
         """One HTTP request; `OSError` if it is not answered."""
-        connection = HTTPConnection(HOST, self.ports[name], timeout=timeout_s)
+        port = self.settings.http_port(name)[0]
+        connection = HTTPConnection(self.settings.host, port, timeout=timeout_s)
         try:
             content = None if body is None else to_json(body)
             told = {"Content-Type": "application/json"} if content else {}
@@ -167,6 +153,24 @@ class System:
         with self._starting:
             for child in self._children.values():
                 child.stop(time.monotonic())
+
+
+def free_settings(folder: Path) -> Settings:
+    """Settings with ``data`` of this folder, and ports that nobody has; the rest is the user's."""
+    free = filter(_is_free, random.SystemRandom().sample(PORTS, len(PORTS)))
+    publish, subscribe = (f"tcp://{HOST}:{next(free)}" for _ in range(2))
+    chosen: dict[str, Any] = {
+        "DATA_DIR": folder / "data",
+        "HOST": HOST,
+        "BROKER_HTTP_PORT": next(free),
+        "INVENTORY_PORT": next(free),
+        "SHOP_PORT": next(free),
+        "PAYMENT_PORT": next(free),
+        "BROKER_PUBLISH_URL": publish,
+        "BROKER_SUBSCRIBE_URL": subscribe,
+        "LOG_LEVEL": os.environ.get("LOG_LEVEL", "warning"),
+    }
+    return Settings(**chosen)
 
 
 def _is_free(port: int) -> bool:
