@@ -52,9 +52,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add("--exit", action="store_true", help="end when the demo is over")
     add("--drill", action="store_true", help="kill a shop of its own at random, and check it")
     length.add_argument("--faults", type=number(int, 1), metavar="N", help="default: 20")
-    length.add_argument(
-        "--minutes", type=number(float, 0.1), metavar="M", help="instead of --faults"
-    )
+    length.add_argument("--minutes", type=number(float, 0.1), metavar="M", help="instead")
     add("--seed", type=number(int, 0), metavar="S", help="the same seed, the same faults")
     given = parser.parse_args()
     of_drill = {"--faults": given.faults, "--minutes": given.minutes, "--seed": given.seed}
