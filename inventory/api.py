@@ -4,7 +4,7 @@ from falcon import MEDIA_TEXT, Request, Response
 from pydantic import BaseModel
 
 from inventory.items import Items
-from runtime.api import Id, IdPage, Name, Price, answers, created, documented, send_list
+from runtime.api import Id, IdPage, Name, Price, answers, created, documented, like, send_list
 
 api = documented("Inventory")
 
@@ -19,11 +19,15 @@ class NewItem(BaseModel):
 class CreateItem(BaseModel):
     """The body of an item's creation."""
 
+    model_config = like(item={"name": "Millet, 5 kg", "price": 4000})
+
     item: NewItem
 
 
 class Item(NewItem):
     """An item of the warehouse."""
+
+    model_config = like(id=1, name="Millet, 5 kg", price=4000, active=True)
 
     id: Id
     active: bool

@@ -7,7 +7,7 @@ from falcon import Request, Response
 from pydantic import BaseModel
 
 from payment.payments import Payments
-from runtime.api import Id, IdPage, QueryId, Total, answers, created, documented, send_list
+from runtime.api import Id, IdPage, QueryId, Total, answers, created, documented, like, send_list
 
 api = documented("Payment")
 
@@ -15,12 +15,23 @@ api = documented("Payment")
 class NewPayment(BaseModel):
     """Who pays, and how much in the smallest coin."""
 
+    model_config = like(user_id=1, price=4300)
+
     user_id: Id
     price: Total
 
 
 class Payment(NewPayment):
     """A payment; ``order_id`` is null for one that was made directly."""
+
+    model_config = like(
+        id=3,
+        user_id=1,
+        price=4300,
+        order_id=None,
+        status="succeeded",
+        paid_at="2026-11-23T10:00:00.123Z",
+    )
 
     id: Id
     order_id: UUID | None

@@ -10,6 +10,7 @@ import falcon
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     StringConstraints,
     TypeAdapter,
@@ -22,10 +23,15 @@ from spectree.plugins.falcon_plugin import FalconPlugin
 from runtime import VERSION
 from runtime.errors import FieldError, Refused
 from runtime.idempotency import HEADER, KEY, once
-from runtime.problem import CONTENT_TYPE, MAX_BODY_BYTES, Problem
+from runtime.problem import CONTENT_TYPE, MAX_BODY_BYTES, Problem, document
 
 MAX_ID = 2**63 - 1
 TEXT = {"schema": {"type": "string"}}  # in the OpenAPI document
+PROBES = {
+    "/livez": ("Tell whether the process serves.", falcon.MEDIA_JSON, [200]),
+    "/readyz": ("Tell whether it can do its work, and what waits.", falcon.MEDIA_JSON, [200, 503]),
+    "/metrics": ("Tell Prometheus how things are.", falcon.MEDIA_TEXT, [200]),
+}
 
 
 def _digits(text: object) -> object:
@@ -46,6 +52,11 @@ Price = Annotated[int, Field(strict=True, ge=0, le=10**9)]  # of an item, in the
 Total = Annotated[int, Field(strict=True, ge=0, le=10**12)]  # of an order or a payment
 QueryId = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(_digits)]
 Limit = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_digits)]
+
+
+def like(**example: Any) -> ConfigDict:
+    """The ``model_config`` of a model that the document shows by an example."""
+    return ConfigDict(json_schema_extra={"example": example})
 
 
 class Page(BaseModel):
@@ -86,12 +97,16 @@ class _Checker(FalconPlugin):
 
 
 class _Document(SpecTree):
-    """spectree's document, with the headers of requests and answers, and the ids in paths."""
+    """spectree's document, with headers, examples, the ids in paths, and the probes."""
 
     def _generate_spec(self) -> dict[str, Any]:
         spec = super()._generate_spec()
-        for operations in spec["paths"].values():
+        schemas = spec["components"]["schemas"]
+        for path, operations in spec["paths"].items():
             for method, operation in operations.items():
+                _show("200", path, operation.get("requestBody", {}), schemas)
+                for code, answer in operation["responses"].items():
+                    _show(code, path, answer, schemas)
                 takes, gives = operation["parameters"], operation["responses"]
                 for parameter in takes:
                     if parameter["in"] == "path" and "format" not in parameter["schema"]:
@@ -104,7 +119,36 @@ class _Document(SpecTree):
                     takes.append({"name": "If-None-Match", "in": "header", **TEXT})
                     gives["200"]["headers"] = {"ETag": TEXT | {"required": True}, "Link": TEXT}
                     gives["304"] = {"description": "Not Modified", "headers": {"ETag": TEXT}}
-        return spec
+        probes = {path: {"get": _probe(path, *of_it)} for path, of_it in PROBES.items()}
+        return spec | {"paths": spec["paths"] | probes}
+
+
+def _show(code: str, path: str, part: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Give each content of a request or an answer its example."""
+
+    def example(schema: dict[str, Any]) -> Any:
+        match schema:
+            case {"$ref": reference}:
+                return example(schemas[reference.rpartition("/")[2]])
+            case {"type": "array", "items": one}:
+                return [example(one)]
+        return schema.get("example", "ok")
+
+    for content in part.get("content", {}).values():
+        failed = code >= "400"
+        content["example"] = (
+            from_json(document(int(code), None, path)) if failed else example(content["schema"])
+        )
+
+
+def _probe(path: str, summary: str, media_type: str, codes: list[int]) -> dict[str, Any]:
+    answers = {
+        str(code): {"description": HTTPStatus(code).phrase, "content": {media_type: {}}}
+        for code in codes
+    }
+    name = f"get_{path.strip('/')}"
+    told = {"summary": summary, "operationId": name, "tags": ["health"], "parameters": []}
+    return {**told, "responses": answers}
 
 
 def documented(title: str) -> SpecTree:

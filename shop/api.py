@@ -6,7 +6,18 @@ from uuid import UUID
 from falcon import Request, Response
 from pydantic import BaseModel, Field
 
-from runtime.api import Id, IdPage, Name, Page, QueryId, answers, created, documented, send_list
+from runtime.api import (
+    Id,
+    IdPage,
+    Name,
+    Page,
+    QueryId,
+    answers,
+    created,
+    documented,
+    like,
+    send_list,
+)
 from shop.catalogue import Catalogue
 from shop.orders import Orders
 from shop.users import Users
@@ -17,17 +28,23 @@ api = documented("Shop")
 class NewUser(BaseModel):
     """Who wants to buy."""
 
+    model_config = like(name="Kesha")
+
     name: Name
 
 
 class User(NewUser):
     """A user."""
 
+    model_config = like(id=1, name="Kesha")
+
     id: Id
 
 
 class Item(BaseModel):
     """An item that is for sale."""
+
+    model_config = like(id=1, name="Millet, 5 kg", price=4000, active=True)
 
     id: Id
     name: str
@@ -37,6 +54,8 @@ class Item(BaseModel):
 
 class NewOrder(BaseModel):
     """What a user wants to buy; an id that is there twice means two of it."""
+
+    model_config = like(user_id=1, item_ids=[1, 2, 2])
 
     user_id: Id
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=1000)]
@@ -53,6 +72,16 @@ class Line(BaseModel):
 
 class Order(BaseModel):
     """An order; times are RFC 3339, prices in the smallest coin."""
+
+    model_config = like(
+        id="0b5e6f0a-3c1d-4a57-9a59-0c6b5c9a2f11",
+        user_id=1,
+        items=[{"item_id": 2, "name": "Cuttlebone", "price": 150, "quantity": 2}],
+        price=300,
+        status="placed",
+        placed_at="2026-11-23T10:00:00.123Z",
+        paid_at=None,
+    )
 
     id: UUID
     user_id: Id

@@ -282,6 +282,23 @@ def test_the_document_is_openapi(name: str, client: TestClient) -> None:
         assert in_path == re.findall(r"{(\w+)}", path)
 
 
+def test_the_document_shows_everything_by_examples(client: TestClient, name: str) -> None:
+    """Each operation has a sentence, and examples of what is sent and of every answer."""
+    document = client.simulate_get("/openapi.json").json
+    for path in PATHS[name]:
+        for operation in document["paths"][path].values():
+            assert re.fullmatch(r"[A-Z][^.]+\.", operation["summary"])
+            parts = [*operation["responses"].values(), operation.get("requestBody", {})]
+            contents = [media for part in parts for media in part.get("content", {}).values()]
+            assert contents
+            assert all(media["example"] for media in contents), path
+            for code, answer in operation["responses"].items():
+                if code >= "4":
+                    (media,) = answer["content"].values()
+                    assert media["example"]["status"] == int(code)
+    assert {"/livez", "/readyz", "/metrics"} <= set(document["paths"])
+
+
 def test_the_document_tells_the_bounds_of_a_query(client: TestClient, name: str) -> None:
     document = client.simulate_get("/openapi.json").json
     path = next(path for path in PATHS[name] if path.endswith("s"))
@@ -375,10 +392,12 @@ def test_no_answer_is_taken_for_what_it_is_not(client: TestClient, path: str) ->
         "/static/~root",
         "/static/",
         "/static",
+        "/shared/../api.py",
+        "/shared/%2e%2e/api.py",
     ],
 )
 def test_no_path_leaves_the_static_folder(client: TestClient, path: str) -> None:
     """Also where a client sends it unencoded; what is not in the folder is not found."""
     answer = client.simulate_get(path)
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
-    assert client.simulate_get("/static/index.html").text == client.simulate_get("/").text
+    assert client.simulate_get("/static/index.html").content == client.simulate_get("/").content
