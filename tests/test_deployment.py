@@ -1,0 +1,81 @@
+"""What the documents say of containers and systemd, held against the real commands and settings."""
+
+import configparser
+import re
+import shlex
+import tomllib
+from typing import Any
+
+import pytest
+
+from runtime import ROOT
+from runtime.settings import Settings
+from tests.processes import ALL
+
+yaml = pytest.importorskip("yaml", reason="requirements-dev.txt has it")
+VARIABLES = {name.upper() for name in Settings.model_fields}
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    return found
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """Instruction and arguments of each line."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in lines if line[:1].isupper()]
+
+
+def test_compose_starts_what_there_is(compose: dict[str, Any]) -> None:
+    """Each process by its command, on the port that is its default, with settings that it takes."""
+    assert set(compose["services"]) == set(ALL)
+    built = dict(assignment.split("=") for assignment in dict(dockerfile())["ENV"].split())
+    for name, service in compose["services"].items():
+        assert service["command"] == f"python -m {name}"
+        settings = Settings(**built, **service["environment"])
+        assert set(service["environment"]) <= VARIABLES
+        assert settings.host == "0.0.0.0"
+        port = settings.http_port(name)[0]
+        assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+        host = "0.0.0.0" if name == "broker" else "broker"
+        assert settings.broker_publish_url == f"tcp://{host}:5559"
+        assert settings.broker_subscribe_url == f"tcp://{host}:5560"
+        (volume,) = service["volumes"]
+        assert volume.split(":") == ["data", built["DATA_DIR"]]
+        assert "data" in compose["volumes"]
+        assert service["build"] == "."
+
+
+def test_the_image_has_what_it_needs() -> None:
+    """A Python that is new enough, files that are there, and a command that runs."""
+    instructions = dockerfile()
+    (base,) = (arguments for instruction, arguments in instructions if instruction == "FROM")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    version = re.fullmatch(r"python:3\.(\d+)-slim", base)
+    least = re.fullmatch(r">=3\.(\d+)", project["requires-python"])
+    assert version and least
+    assert int(version[1]) >= int(least[1])
+    for instruction, arguments in instructions:
+        if instruction == "COPY":
+            assert (ROOT / arguments.split()[0]).exists()
+    assert dict(instructions)["CMD"] == '["python", "run_all.py"]'
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".git", "data"} <= set(ignored)
+    assert not {"shop", "runtime", "requirements.txt"} & set(ignored)
+
+
+def test_the_unit_file_starts_what_there_is() -> None:
+    document = (ROOT / "docs" / "operations.md").read_text()
+    (text,) = re.findall(r"```ini\n(.*?)```", document, re.DOTALL)
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(text)
+    command = shlex.split(unit["Service"]["ExecStart"])
+    assert command[-2:] == ["-m", "%i"]
+    names = re.findall(r"parrot@(\w+)", document)
+    assert set(names) == set(ALL)
+    variables = re.findall(r"^Environment=(\w+)=", text, re.MULTILINE)
+    assert variables
+    assert set(variables) <= VARIABLES

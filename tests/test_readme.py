@@ -1,0 +1,108 @@
+"""The README's commands do what it says, as they are printed there."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import eventually
+from tests.processes import ALL, ROOT, SERVICES, World
+
+README = (ROOT / "README.md").read_text()
+
+
+def block(language: str, containing: str) -> str:
+    """The one block of code in which this stands."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    (found,) = (each for each in blocks if containing in each)
+    return str(found)
+
+
+def shell(world: World, script: str, cwd: Path = ROOT) -> str:
+    """Run a script of the README on this system's ports, with this Python."""
+    for name, port in zip(SERVICES, (8001, 8002, 8003), strict=True):
+        script = script.replace(
+            f"localhost:{port}", f"127.0.0.1:{world.settings.http_port(name)[0]}"
+        )
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=cwd,
+        env=world.environment(PATH=path, PYTHONPATH=str(ROOT)),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_buying_and_following_what_was_bought(world: World, tmp_path: Path) -> None:
+    """The purchase ends in "paid"; the grep finds the request in every process it went through."""
+    world.start(*ALL, LOG_FORMAT="json")
+    bought = shell(world, block("sh", "post localhost:8002/api/checkout")).splitlines()
+    assert '"status":"paid"' in bought[-1]
+    assert "Payment 1 of 4300 by user 1 for order" in world.output("payment")
+
+    script = block("sh", "my-order")
+    assert "LOG_FORMAT=json python run_all.py 2> shop.log" in block("sh", "2> shop.log")
+    shell(world, script.partition("grep")[0], tmp_path)
+    logs = [world.output(name, "stderr") for name in ALL]
+    (tmp_path / "shop.log").write_text("".join(logs))
+    found = shell(world, "grep" + script.partition("grep")[2], tmp_path)
+    said = [re.search(r'"event": "(\w+)".*"service": "(\w+)"', line) for line in found.splitlines()]
+    assert sorted(match.groups() for match in said if match) == [
+        ("applied", "payment"),
+        ("applied", "shop"),
+        ("request", "shop"),
+        ("stored", "broker"),
+        ("stored", "broker"),
+    ]
+
+
+def test_the_service_that_one_writes_oneself(world: World, tmp_path: Path) -> None:
+    """It counts what was paid before it was there, is killed, and misses and doubles nothing."""
+    program = tmp_path / "loyalty.py"
+    program.write_text(block("python", "loyalty"))
+    world.start(*ALL)
+    basket = world.stock()
+    for _ in range(3):
+        world.checkout(basket)
+    eventually(world.is_drained)
+
+    def loyal() -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = world.rows("loyalty", "SELECT * FROM loyalty")
+        return found
+
+    def start() -> "subprocess.Popen[bytes]":
+        return world.run(str(program), name="loyalty", PYTHONPATH=str(ROOT))
+
+    process = start()
+    eventually((world.settings.data_dir / "loyalty.db").exists)
+    eventually(lambda: "started" in world.output("loyalty", "stderr"))
+    eventually(lambda: loyal() == [(1, 12000)])
+    process.kill()
+    process.wait()
+    world.post("payment", "/api/payment", {"user_id": 2, "price": 5})
+    world.checkout(basket)
+    process = start()
+    eventually(lambda: loyal() == [(1, 16000), (2, 5)])
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+
+    shown = block("sh", "python loyalty.py").splitlines()[1]
+    assert "16000" in shell(world, shown, world.settings.data_dir.parent)
+
+
+def test_the_readme_names_what_there_is() -> None:
+    """Every file that it links to, and every command and option that it shows."""
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    modules = set(re.findall(r"python -m (\w+)", README))
+    assert modules <= {*ALL, "messaging", "runtime", "bench"}
+    assert not any("pip install" in line and "==" in line for line in README.splitlines())
