@@ -1,10 +1,23 @@
 """HTTP in: parse, call, answer."""
 
+from functools import partial
+
 from falcon import MEDIA_TEXT, Request, Response
 from pydantic import BaseModel
 
 from inventory.items import Items
-from runtime.api import Id, IdPage, Name, Price, answers, created, documented, like, send_list
+from runtime.api import (
+    Id,
+    IdPage,
+    Listings,
+    Name,
+    Price,
+    answers,
+    created,
+    documented,
+    like,
+    send_list,
+)
 
 api = documented("Inventory")
 
@@ -38,11 +51,13 @@ class ItemResource:
 
     def __init__(self, items: Items) -> None:
         self._items = items
+        self._listings = Listings(items.version)
 
     @api.validate(resp=answers(200, list[Item]), tags=["items"])
     def on_get(self, req: Request, resp: Response, query: IdPage) -> None:
         """List all items, by id."""
-        send_list(req, resp, query, self._items.all(query.after, query.fetch))
+        rows = partial(self._items.all, query.after, query.fetch)
+        send_list(req, resp, query, rows, self._listings)
 
     @api.validate(resp=answers(200, Item, 404), tags=["items"])
     def on_get_one(self, req: Request, resp: Response, item_id: int) -> None:

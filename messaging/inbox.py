@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from messaging.event import Event
 from messaging.follower import Follower
-from messaging.models import Cursor, DeadLetter, Inbox
+from messaging.models import Cursor, DeadLetter
 from messaging.wire import START, Place, Replay
 from messaging.wire import Event as LiveEvent
 from runtime.clock import timestamp
@@ -19,6 +19,14 @@ log = structlog.get_logger(__name__)
 MAX_TRIES = 8
 FIRST_RETRY_S = 0.1  # doubled by each try: the eighth comes 12.7 s after the first
 OUTAGE_RETRY_S = 1.0
+
+NOTE = """INSERT INTO inbox (stream, epoch, sequence, type, body, applied_at)
+          VALUES (?, ?, ?, ?, ?, ?)
+          ON CONFLICT (stream, epoch, sequence) DO UPDATE
+          SET type = excluded.type, body = excluded.body, applied_at = excluded.applied_at"""
+MOVE = """INSERT INTO cursor (stream, epoch, sequence) VALUES (?, ?, ?)
+          ON CONFLICT (stream) DO UPDATE
+          SET epoch = excluded.epoch, sequence = excluded.sequence"""
 
 Handlers = Mapping[str, Callable[[Event], None]]
 
@@ -94,7 +102,7 @@ class Reader(Follower):
                     break
                 self._bury(message, error)
             place = message.place
-        _upsert(self._database, Cursor, ["stream"], stream=self.stream, **place._asdict())
+        self._database.run(MOVE, self.stream, *place)
         return place
 
     def _give_up(self, place: Place, error: Exception) -> bool:
@@ -132,16 +140,7 @@ def place_of(database: Database, stream: str) -> Place:
 
 def handle(database: Database, handlers: Handlers, event: Event, body: bytes) -> None:
     """Give an event to its handler, and note it in the inbox, in the transaction that is open."""
-    _upsert(
-        database,
-        Inbox,
-        ["stream", "epoch", "sequence"],
-        stream=event.stream,
-        **event.place._asdict(),
-        type=event.type,
-        body=body,
-        applied_at=timestamp(),
-    )
+    database.run(NOTE, event.stream, *event.place, event.type, body, timestamp())
     if event.type in handlers:
         with structlog.contextvars.bound_contextvars(request_id=event.correlation_id):
             handlers[event.type](event)
@@ -150,10 +149,3 @@ def handle(database: Database, handlers: Handlers, event: Event, body: bytes) ->
 def count_dead(database: Database) -> int:
     """How many events are set aside."""
     return int(DeadLetter.select().count(database))
-
-
-def _upsert(database: Database, model: type, key: list[str], **row: object) -> None:
-    """Insert a row, or overwrite the one that has the same key."""
-    rest = {name: value for name, value in row.items() if name not in key}
-    insert = model.insert(**row)  # type: ignore[attr-defined]  # peewee has no type hints
-    insert.on_conflict(conflict_target=key, update=rest).execute(database)

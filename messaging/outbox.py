@@ -8,8 +8,6 @@ import structlog
 
 from messaging.event import Event as Told
 from messaging.event import document
-from messaging.models import Head
-from messaging.models import Outbox as Row
 from messaging.wire import Event, Place, Replay
 from runtime.clock import age_s
 from runtime.database import Database
@@ -20,6 +18,12 @@ WINDOW_EVENTS = 256  # sent ahead of the last ack; below ZeroMQ's high-water mar
 ACK_TIMEOUT_S = 0.25  # many times the journal's flush; also the least time between rewinds
 PROBE_INTERVAL_S = 2.0  # how soon an idle writer finds that the journal was lost
 NOTE_INTERVAL_S = 1.0  # how often the acked sequence is noted in the database
+
+HEAD = "SELECT epoch, sequence, acked FROM head"
+ADVANCE = "UPDATE head SET sequence = sequence + 1 RETURNING epoch, sequence"
+APPEND = "INSERT INTO outbox (sequence, body) VALUES (?, ?)"
+ROWS = "SELECT sequence, body FROM outbox WHERE sequence > ? AND sequence <= ? ORDER BY sequence"
+NOTE_ACKED = "UPDATE head SET acked = ?"
 
 
 class Outbox:
@@ -36,25 +40,23 @@ class Outbox:
         ``time`` is when it became so, as `runtime.clock.timestamp` gives it.
         """
         assert self._database.in_transaction(), "emit() belongs in the transaction of its fact"
-        advance = Head.update(sequence=Head.sequence + 1).returning(Head.epoch, Head.sequence)
-        (place,) = (Place(*row) for row in advance.tuples().execute(self._database))
+        place = Place(*self._database.run(ADVANCE).fetchone())
         body = document(self._source, place, type, subject, time, data)
-        Row.insert(sequence=place.sequence, body=body).execute(self._database)
+        self._database.run(APPEND, place.sequence, body)
 
     def head(self) -> tuple[Place, int]:
         """The place of the newest event, and the sequence last noted as acked."""
-        row = Head.select().get(self._database)
-        return Place(row.epoch, row.sequence), row.acked
+        epoch, sequence, acked = self._database.run(HEAD).fetchone()
+        return Place(epoch, sequence), acked
 
     def rows(self, after: int, up_to: int) -> list[tuple[int, bytes]]:
         """Sequence and body of the events in that range, in order."""
-        span = Row.select().where((Row.sequence > after) & (Row.sequence <= up_to))
-        return list(span.order_by(Row.sequence).tuples().execute(self._database))
+        return self._database.run(ROWS, after, up_to).fetchall()
 
     def note_acked(self, sequence: int) -> None:
         """Remember how far the journal has come, for `head`."""
         with self._database.write():
-            Head.update(acked=sequence).execute(self._database)
+            self._database.run(NOTE_ACKED, sequence)
 
 
 class Publisher:

@@ -1,5 +1,6 @@
 """HTTP in: parse, call, answer."""
 
+from functools import partial
 from typing import Literal
 from uuid import UUID
 
@@ -60,5 +61,5 @@ class PaymentResource:
     @api.validate(resp=answers(200, list[Payment]), tags=["payments"])
     def on_get(self, req: Request, resp: Response, query: PaymentPage) -> None:
         """List payments, newest first."""
-        rows = self._payments.all(query.user_id, query.order_id, query.after, query.fetch)
-        send_list(req, resp, query, rows)
+        wanted = query.user_id, query.order_id, query.after, query.fetch
+        send_list(req, resp, query, partial(self._payments.all, *wanted))

@@ -8,6 +8,9 @@ from payment.models import Payment
 from runtime.clock import timestamp
 from runtime.database import Database
 
+PAY = """INSERT INTO payment (user_id, price, order_id, paid_at, announced) VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT DO NOTHING RETURNING id"""
+
 
 class Payments:
     """The payments of one database. Rows are dicts of the form that the HTTP interface shows:
@@ -24,16 +27,11 @@ class Payments:
         paid_at = timestamp()
         row = {"user_id": user_id, "price": price, "order_id": order_id}
         with self._database.write():
-            insert = (
-                Payment.insert(paid_at=paid_at, **row)
-                .on_conflict_ignore()
-                .returning(Payment.id)
-                .tuples()
-            )
-            inserted = list(insert.execute(self._database))
+            told = (user_id, price, order_id and order_id.hex, paid_at, False)
+            inserted = self._database.run(PAY, *told).fetchone()
             if not inserted:
                 return self._select(Payment.order_id == order_id)[0]
-            ((payment_id,),) = inserted
+            (payment_id,) = inserted
             fact = {"payment_id": payment_id, **row}
             self._outbox.emit("payment.succeeded", payment_id, paid_at, fact)
         return _shown({"id": payment_id, "paid_at": paid_at, **row})

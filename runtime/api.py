@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 
 import falcon
@@ -26,6 +26,7 @@ from runtime.idempotency import HEADER, KEY, once
 from runtime.problem import CONTENT_TYPE, MAX_BODY_BYTES, Problem, document
 
 MAX_ID = 2**63 - 1
+MAX_LISTINGS = 100
 TEXT = {"schema": {"type": "string"}}  # in the OpenAPI document
 PROBES = {
     "/livez": ("Tell whether the process serves.", falcon.MEDIA_JSON, [200]),
@@ -215,22 +216,65 @@ def created(resp: falcon.Response, row: dict[str, Any], location: str | None = N
         resp.location = location
 
 
-def send_list(
-    req: falcon.Request, resp: falcon.Response, query: Page, rows: list[dict[str, Any]]
-) -> None:
-    """Answer a list of what ``query.fetch`` gave, with a link to the next page if there is one.
+class Listing(NamedTuple):
+    """A list as it is answered: JSON, the link to the next page or "", and the ETag."""
 
-    The answer carries an ETag; who has it already gets 304 (RFC 9110, 13.1.2).
+    body: bytes
+    link: str
+    etag: str
+
+    @classmethod
+    def of(cls, path: str, query: Page, rows: list[dict[str, Any]]) -> "Listing":
+        """Make one of what ``query.fetch`` gave."""
+        link = ""
+        if query.limit and len(rows) > query.limit:
+            rows = rows[: query.limit]
+            position = query.model_dump(mode="json", exclude_none=True) | {"after": rows[-1]["id"]}
+            link = f'<{path}?{urlencode(position)}>; rel="next"'
+        body = to_json(rows)
+        return cls(body, link, hashlib.sha256(link.encode() + body).hexdigest()[:32])
+
+
+class Listings:
+    """Keeps listings as long as ``version`` stays the same, which tells of every change."""
+
+    def __init__(self, version: Callable[[], object]) -> None:
+        self._version = version
+        self._kept: tuple[object, dict[str, Listing]] = None, {}
+
+    def get(self, query_string: str, make: Callable[[], Listing]) -> Listing:
+        """The listing under a query; if need be, it is made, from what there is now or later."""
+        version = self._version()
+        if self._kept[0] != version:
+            self._kept = version, {}
+        _, kept = self._kept
+        listing = kept.get(query_string) or make()
+        if len(kept) < MAX_LISTINGS:
+            kept[query_string] = listing
+        return listing
+
+
+def send_list(
+    req: falcon.Request,
+    resp: falcon.Response,
+    query: Page,
+    fetch: Callable[[], list[dict[str, Any]]],
+    kept: Listings | None = None,
+) -> None:
+    """Answer a list, with a link to the next page if there is one.
+
+    ``fetch`` gives at most ``query.fetch`` rows. The answer carries an ETag; who has it already
+    gets 304 (RFC 9110, 13.1.2).
     """
-    link = ""
-    if query.limit and len(rows) > query.limit:
-        rows = rows[: query.limit]
-        position = query.model_dump(mode="json", exclude_none=True) | {"after": rows[-1]["id"]}
-        link = f'<{req.path}?{urlencode(position)}>; rel="next"'
-        resp.set_header("Link", link)
-    body = to_json(rows)
-    etag = resp.etag = hashlib.sha256(link.encode() + body).hexdigest()[:32]
-    if any(tag in ("*", etag) for tag in req.if_none_match or ()):
+
+    def make() -> Listing:
+        return Listing.of(req.path, query, fetch())
+
+    listing = kept.get(req.query_string, make) if kept else make()
+    resp.etag = listing.etag
+    if listing.link:
+        resp.set_header("Link", listing.link)
+    if any(tag in ("*", listing.etag) for tag in req.if_none_match or ()):
         resp.status = HTTPStatus.NOT_MODIFIED
     else:
-        resp.data = body
+        resp.data = listing.body

@@ -4,7 +4,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,17 @@ class Database(SqliteDatabase):
             ) from None
         except OSError as error:
             raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
+
+    def run(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+        """Run a statement that is worth writing out: on the way of a checkout, the time in which
+        peewee makes SQL from models is most of the time.
+        """
+        cursor: sqlite3.Cursor = self.execute_sql(sql, parameters)  # type: ignore[no-untyped-call]
+        return cursor
+
+    def run_many(self, sql: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """Run a statement once for each row of parameters."""
+        self.cursor().executemany(sql, rows)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def write(self) -> Iterator[None]:

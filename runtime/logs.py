@@ -2,18 +2,24 @@
 
 import logging
 import os
-import queue
+import re
 import threading
 import time
-from contextlib import suppress
+from queue import SimpleQueue
 
 import structlog
+from pydantic_core import to_json
 
 from runtime.output import STDERR, reserve_standard_streams, say
 from runtime.settings import Settings
 
+MAX_WAITING = 10_000
+BATCH_S = 0.01  # lines are written together, so that a request wakes no thread for its line
+BATCH_LINES = 256
+WORD = re.compile(r"[!-~]+")
 
-class _Handler(logging.Handler):
+
+class _Lines(logging.Handler):
     """Leaves writing to a thread of its own: a standard error that nobody reads stops nobody.
 
     Lines that find no place are dropped.
@@ -21,23 +27,36 @@ class _Handler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: queue.Queue[str] = queue.Queue(maxsize=10_000)
-        threading.Thread(target=self._write, name="log", daemon=True).start()
+        self._waiting: SimpleQueue[str | threading.Event] = SimpleQueue()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
 
-    def _write(self) -> None:
+    def _run(self) -> None:
         while True:
-            say(self._lines.get(), STDERR)
-            self._lines.task_done()
+            batch = [self._waiting.get()]
+            while len(batch) < BATCH_LINES and not self._waiting.empty():
+                batch.append(self._waiting.get())
+            if lines := [each for each in batch if isinstance(each, str)]:
+                say("\n".join(lines), STDERR)
+            for each in batch:
+                if isinstance(each, threading.Event):
+                    each.set()
+            time.sleep(BATCH_S)
+
+    def put(self, line: str) -> None:
+        """Take a line."""
+        if self._waiting.qsize() < MAX_WAITING:
+            self._waiting.put(line)
+
+    debug = info = warning = error = critical = put  # what structlog calls
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(queue.Full):
-            self._lines.put_nowait(self.format(record))
+        self.put(self.format(record))
 
     def flush(self) -> None:
         """Wait until all is written, for at most a second; the end of the process calls it."""
-        deadline = time.monotonic() + 1
-        while self._lines.unfinished_tasks and time.monotonic() < deadline:
-            time.sleep(0.001)
+        written = threading.Event()
+        self._waiting.put(written)
+        written.wait(timeout=1)
 
 
 def configure_logs(service: str, settings: Settings) -> None:
@@ -58,27 +77,36 @@ def configure_logs(service: str, settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         add_service,
     ]
-    final: list[structlog.typing.Processor] = [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    ]
+    final: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, _plain]
     if settings.log_format == "json":
-        final += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    else:
-        colors = os.isatty(STDERR) and not os.environ.get("NO_COLOR")
-        final += [structlog.dev.ConsoleRenderer(colors=colors)]
+        final[-1] = lambda _, __, entry: to_json(entry, fallback=repr).decode()
+    elif os.isatty(STDERR) and not os.environ.get("NO_COLOR"):
+        final = [structlog.dev.ConsoleRenderer()]
 
-    handler = _Handler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(processors=final, foreign_pre_chain=shared)
+    lines = _Lines()
+    forget = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    lines.setFormatter(
+        structlog.stdlib.ProcessorFormatter(processors=[forget, *final], foreign_pre_chain=shared)
     )
     level = getattr(logging, settings.log_level.upper())
-    logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.basicConfig(handlers=[lines], level=level, force=True)
     # It warns of every request that waits for a thread, which is what threads are limited for.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     logging.getLogger("peewee").setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
+
+
+def _plain(_: object, __: str, entry: structlog.typing.EventDict) -> str:
+    """What `structlog.dev.ConsoleRenderer` writes without colours, in an eighth of the time."""
+    time, level, event = (entry.pop(name) for name in ("timestamp", "level", "event"))
+    traceback = entry.pop("exception", "")
+    rest = " ".join(
+        f"{name}={value if isinstance(value, str) and WORD.fullmatch(value) else repr(value)}"
+        for name, value in sorted(entry.items())
+    )
+    return f"{time} [{level:9}] {event:30} {rest}" + (traceback and f"\n{traceback}")

@@ -1,5 +1,6 @@
 """HTTP in: parse, call, answer."""
 
+from functools import partial
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, Field
 from runtime.api import (
     Id,
     IdPage,
+    Listings,
     Name,
     Page,
     QueryId,
@@ -108,7 +110,7 @@ class UserResource:
     @api.validate(resp=answers(200, list[User]), tags=["users"])
     def on_get(self, req: Request, resp: Response, query: IdPage) -> None:
         """List all users, by id."""
-        send_list(req, resp, query, self._users.all(query.after, query.fetch))
+        send_list(req, resp, query, partial(self._users.all, query.after, query.fetch))
 
     @api.validate(resp=answers(201, User, 400, 413, 415), tags=["users"])
     def on_post_new(self, req: Request, resp: Response, json: NewUser) -> None:
@@ -121,11 +123,13 @@ class ItemResource:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        self._listings = Listings(catalogue.version)
 
     @api.validate(resp=answers(200, list[Item]), tags=["items"])
     def on_get(self, req: Request, resp: Response, query: IdPage) -> None:
         """List the active items, by id."""
-        send_list(req, resp, query, self._catalogue.on_sale(query.after, query.fetch))
+        rows = partial(self._catalogue.on_sale, query.after, query.fetch)
+        send_list(req, resp, query, rows, self._listings)
 
 
 class OrderResource:
@@ -143,7 +147,7 @@ class OrderResource:
     @api.validate(resp=answers(200, list[Order]), tags=["orders"])
     def on_get(self, req: Request, resp: Response, query: OrderPage) -> None:
         """List a user's orders, newest first."""
-        rows = self._orders.of_user(query.user_id, query.after, query.fetch)
+        rows = partial(self._orders.of_user, query.user_id, query.after, query.fetch)
         send_list(req, resp, query, rows)
 
     @api.validate(resp=answers(200, Order, 404), tags=["orders"])

@@ -33,6 +33,12 @@ class Item(Table):
     epoch = BlobField(index=True)  # of the stream that told: a new one starts an empty catalogue
 
 
+class CatalogueVersion(Table):
+    """How often the catalogue has changed; one row."""
+
+    number = IntegerField()
+
+
 class Order(Table):
     """A purchase; ``number`` is the order in which they were placed."""
 

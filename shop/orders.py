@@ -11,9 +11,15 @@ from runtime.clock import timestamp
 from runtime.database import Database
 from runtime.errors import FieldError, NotFound, Refused
 from shop.catalogue import Catalogue
-from shop.models import Order, OrderLine, User
+from shop.models import Order, OrderLine
 
 log = structlog.get_logger(__name__)
+
+USER_EXISTS = "SELECT 1 FROM user WHERE id = ?"
+PLACE = 'INSERT INTO "order" (id, user_id, price, placed_at) VALUES (?, ?, ?, ?) RETURNING number'
+ADD_LINE = (
+    "INSERT INTO order_line (order_id, item_id, name, price, quantity) VALUES (?, ?, ?, ?, ?)"
+)
 
 
 class Orders:
@@ -45,16 +51,16 @@ class Orders:
                 "placed_at": timestamp(),
                 "paid_at": None,
             }
-            number = Order.insert(**order).execute(self._database)
-            rows = [{"order": number, **line} for line in lines]
-            OrderLine.insert_many(rows).execute(self._database)
+            placed = (order["id"].hex, user_id, order["price"], order["placed_at"])
+            (number,) = self._database.run(PLACE, *placed).fetchone()
+            self._database.run_many(ADD_LINE, [(number, *line.values()) for line in lines])
             told = _placed(order, lines)
             self._outbox.emit("order.placed", order["id"], order["placed_at"], told)
         return _shown(order, lines)
 
     def _check(self, user_id: int, item_ids: list[int], items: dict[int, dict[str, Any]]) -> None:
         errors = []
-        if not User.select().where(User.id == user_id).exists(self._database):
+        if not self._database.run(USER_EXISTS, user_id).fetchone():
             errors.append(FieldError("user_id", f"there is no user {user_id}"))
         for position, item_id in enumerate(item_ids):
             field = f"item_ids.{position}"

@@ -26,7 +26,7 @@ class Birds:
         """List birds."""
         after = query.after or 0
         rows = [{"id": number} for number in self.ids if number > after]
-        send_list(req, resp, query, rows[: query.fetch])
+        send_list(req, resp, query, lambda: rows[: query.fetch])
 
 
 @pytest.fixture

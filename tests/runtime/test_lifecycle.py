@@ -10,6 +10,8 @@ from runtime.errors import StartError
 from runtime.lifecycle import run
 from runtime.signals import SIGNALS
 
+pytestmark = pytest.mark.usefixtures("own_logging")
+
 
 class FakeTask:
     """A task that keeps a diary; at its start it sends this process's main thread a signal."""
