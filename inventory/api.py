@@ -9,7 +9,6 @@ from inventory.items import Items
 from runtime.api import (
     Id,
     IdPage,
-    Listings,
     Name,
     Price,
     answers,
@@ -51,13 +50,11 @@ class ItemResource:
 
     def __init__(self, items: Items) -> None:
         self._items = items
-        self._listings = Listings(items.version)
 
     @api.validate(resp=answers(200, list[Item]), tags=["items"])
     def on_get(self, req: Request, resp: Response, query: IdPage) -> None:
         """List all items, by id."""
-        rows = partial(self._items.all, query.after, query.fetch)
-        send_list(req, resp, query, rows, self._listings)
+        send_list(req, resp, query, partial(self._items.all, query.after, query.fetch))
 
     @api.validate(resp=answers(200, Item, 404), tags=["items"])
     def on_get_one(self, req: Request, resp: Response, item_id: int) -> None:

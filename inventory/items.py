@@ -23,10 +23,6 @@ class Items:
         query = Item.select(*SHOWN).where(Item.id > (after or 0)).order_by(Item.id).limit(limit)
         return list(query.dicts().execute(self._database))
 
-    def version(self) -> object:
-        """What changes with every change of an item: each is told."""
-        return self._outbox.head()[0]
-
     def get(self, item_id: int) -> dict[str, Any]:
         """One item; `NotFound` if there is none."""
         row = Item.select(*SHOWN).where(Item.id == item_id).dicts().first(self._database)

@@ -1,6 +1,7 @@
 """Requests checked and lists answered: pydantic models in, JSON out, documented by spectree."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated, Any, NamedTuple
@@ -21,12 +22,14 @@ from spectree import Response, SpecTree
 from spectree.plugins.falcon_plugin import FalconPlugin
 
 from runtime import VERSION
+from runtime.database import Database
 from runtime.errors import FieldError, Refused
 from runtime.idempotency import HEADER, KEY, once
 from runtime.problem import CONTENT_TYPE, MAX_BODY_BYTES, Problem, document
 
 MAX_ID = 2**63 - 1
 MAX_LISTINGS = 100
+LOOK_INTERVAL_S = 0.05
 TEXT = {"schema": {"type": "string"}}  # in the OpenAPI document
 PROBES = {
     "/livez": ("Tell whether the process serves.", falcon.MEDIA_JSON, [200]),
@@ -236,17 +239,28 @@ class Listing(NamedTuple):
 
 
 class Listings:
-    """Keeps listings as long as ``version`` stays the same, which tells of every change."""
+    """Keeps listings as long as ``version`` stays the same, which tells of every change.
 
-    def __init__(self, version: Callable[[], object]) -> None:
+    It is asked after each commit of this process, and else at most every 50 ms, for the commits
+    of others: even the shortest query costs more than all else that an answer from here takes.
+    """
+
+    def __init__(self, database: Database, version: Callable[[], object]) -> None:
         self._version = version
         self._kept: tuple[object, dict[str, Listing]] = None, {}
+        self._look_at = float("-inf")
+        database.listeners.append(self._look_again)
+
+    def _look_again(self) -> None:
+        self._look_at = float("-inf")
 
     def get(self, query_string: str, make: Callable[[], Listing]) -> Listing:
         """The listing under a query; if need be, it is made, from what there is now or later."""
-        version = self._version()
-        if self._kept[0] != version:
-            self._kept = version, {}
+        if (now := time.monotonic()) >= self._look_at:
+            self._look_at = now + LOOK_INTERVAL_S
+            version = self._version()
+            if self._kept[0] != version:
+                self._kept = version, {}
         _, kept = self._kept
         listing = kept.get(query_string) or make()
         if len(kept) < MAX_LISTINGS:

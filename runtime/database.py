@@ -7,14 +7,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peewee import DatabaseError, InterfaceError, Model, OperationalError, SqliteDatabase
 from playhouse.migrations import Runner
 
 from runtime import ROOT
 from runtime.errors import StartError
+from runtime.group_commit import GroupCommit
 
+T = TypeVar("T")
 BUSY_TIMEOUT_S = 5
 
 
@@ -42,6 +44,7 @@ class Database(SqliteDatabase):
         self._open_lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._claim: int | None = None
+        self._group = GroupCommit(self.write, self._changes)
 
     def open(self) -> None:
         """Make the folder, the file and its tables where they are missing; again is harmless.
@@ -97,6 +100,28 @@ class Database(SqliteDatabase):
     def run_many(self, sql: str, rows: Iterable[tuple[object, ...]]) -> None:
         """Run a statement once for each row of parameters."""
         self.cursor().executemany(sql, rows)  # type: ignore[no-untyped-call]
+
+    def transact(self, action: Callable[[], T]) -> T:
+        """Call a function in a writing transaction, and give its result after the commit.
+
+        Functions of several threads share transactions, and their flushes.
+        """
+        return action() if self.in_transaction() else self._group.run(action)
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Undo what is done in it if that raises. (peewee's own has a random name each time.)"""
+        self.run("SAVEPOINT inner")
+        try:
+            yield
+        except Exception:
+            self.run("ROLLBACK TO inner")
+            raise
+        finally:
+            self.run("RELEASE inner")
+
+    def _changes(self) -> int:
+        return int(self.connection().total_changes)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def write(self) -> Iterator[None]:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from random import getrandbits
 from typing import TYPE_CHECKING, Any, Protocol
-from uuid import uuid4
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import falcon
@@ -108,7 +108,7 @@ class _EachRequest:
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         given = req.get_header("X-Request-ID") or ""
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
+        request_id = given if REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
         structlog.contextvars.bind_contextvars(request_id=request_id)
         resp.set_header("X-Request-ID", request_id)
         resp.set_header("X-Content-Type-Options", "nosniff")

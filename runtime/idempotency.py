@@ -33,28 +33,38 @@ def once(
     """
     key = req.get_header(HEADER)
     if key is None:
-        action()
+        database.transact(action)
         return
     if not KEY.fullmatch(key):
         raise Refused(FieldError(HEADER, "must be 1 to 255 visible ASCII characters"))
+    database.transact(lambda: _once(database, req, resp, key, body, action))
+
+
+def _once(
+    database: Database,
+    req: falcon.Request,
+    resp: falcon.Response,
+    key: str,
+    body: Any,
+    action: Callable[[], None],
+) -> None:
     fingerprint = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
     same = (KeptAnswer.path == req.path) & (KeptAnswer.key == key)
-    with database.write():
-        kept = KeptAnswer.select().where(same).first(database)
-        if kept is None:
-            action()
-            KeptAnswer.insert(
-                path=req.path,
-                key=key,
-                fingerprint=fingerprint,
-                status=resp.status_code,
-                location=resp.get_header("Location"),
-                body=resp.render_body(),
-                kept_at=timestamp(),
-            ).execute(database)
-        elif kept.fingerprint != fingerprint:
-            raise Refused(FieldError(HEADER, "was used with another body: use a new key"))
-        else:
-            resp.status, resp.data = kept.status, kept.body
-            if kept.location:
-                resp.location = kept.location
+    kept = KeptAnswer.select().where(same).first(database)
+    if kept is None:
+        action()
+        KeptAnswer.insert(
+            path=req.path,
+            key=key,
+            fingerprint=fingerprint,
+            status=resp.status_code,
+            location=resp.get_header("Location"),
+            body=resp.render_body(),
+            kept_at=timestamp(),
+        ).execute(database)
+    elif kept.fingerprint != fingerprint:
+        raise Refused(FieldError(HEADER, "was used with another body: use a new key"))
+    else:
+        resp.status, resp.data = kept.status, kept.body
+        if kept.location:
+            resp.location = kept.location

@@ -2,6 +2,7 @@
 
 import argparse
 import sqlite3
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 from wsgiref.types import WSGIApplication
@@ -18,6 +19,8 @@ from runtime.settings import Settings, load_settings
 from runtime.signals import stop_signals
 
 log = structlog.get_logger(__name__)
+
+SWITCH_INTERVAL_S = 0.0005  # a thread that comes back from a flush waits so long for its turn
 
 EXAMPLES = """\
 %(prog)s
@@ -99,6 +102,7 @@ def run(name: str, make_tasks: Callable[[Settings], list[Task]]) -> None:
     """
     settings = load_settings()
     configure_logs(name, settings)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with stop_signals() as stopped:
         try:
             tasks = make_tasks(settings)

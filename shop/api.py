@@ -123,7 +123,7 @@ class ItemResource:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._listings = Listings(catalogue.version)
+        self._listings = Listings(catalogue.database, catalogue.version)
 
     @api.validate(resp=answers(200, list[Item]), tags=["items"])
     def on_get(self, req: Request, resp: Response, query: IdPage) -> None:

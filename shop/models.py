@@ -34,9 +34,9 @@ class Item(Table):
 
 
 class CatalogueVersion(Table):
-    """How often the catalogue has changed; one row."""
+    """A random number that is another one after each change of the catalogue; one row."""
 
-    number = IntegerField()
+    token = BigIntegerField()
 
 
 class Order(Table):

@@ -16,10 +16,9 @@ from shop.models import Order, OrderLine
 log = structlog.get_logger(__name__)
 
 USER_EXISTS = "SELECT 1 FROM user WHERE id = ?"
-PLACE = 'INSERT INTO "order" (id, user_id, price, placed_at) VALUES (?, ?, ?, ?) RETURNING number'
-ADD_LINE = (
-    "INSERT INTO order_line (order_id, item_id, name, price, quantity) VALUES (?, ?, ?, ?, ?)"
-)
+PLACE = 'INSERT INTO "order" (id, user_id, price, placed_at) VALUES (?, ?, ?, ?)'
+ADD_LINES = "INSERT INTO order_line (order_id, item_id, name, price, quantity) VALUES "
+LINE = "(?, ?, ?, ?, ?)"
 
 
 class Orders:
@@ -52,8 +51,10 @@ class Orders:
                 "paid_at": None,
             }
             placed = (order["id"].hex, user_id, order["price"], order["placed_at"])
-            (number,) = self._database.run(PLACE, *placed).fetchone()
-            self._database.run_many(ADD_LINE, [(number, *line.values()) for line in lines])
+            number = self._database.run(PLACE, *placed).lastrowid
+            values = ", ".join([LINE] * len(lines))
+            rows = [value for line in lines for value in (number, *line.values())]
+            self._database.run(ADD_LINES + values, *rows)
             told = _placed(order, lines)
             self._outbox.emit("order.placed", order["id"], order["placed_at"], told)
         return _shown(order, lines)

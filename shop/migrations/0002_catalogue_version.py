@@ -1,14 +1,14 @@
-"""A counter of the catalogue's changes, by which its answers can be kept until the next one."""
+"""A token of the catalogue's state, by which its answers can be kept until the next change."""
 
-from peewee import IntegerField
+from peewee import BigIntegerField
 
 
 def up(migrator, db):
     class CatalogueVersion(db.Model):
-        number = IntegerField()
+        token = BigIntegerField()
 
         class Meta:
             legacy_table_names = False
 
     db.create_tables([CatalogueVersion])
-    CatalogueVersion.insert(number=0).execute()
+    CatalogueVersion.insert(token=0).execute()

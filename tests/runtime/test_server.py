@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from typing import Any
 from urllib.request import urlopen
-from wsgiref.types import WSGIApplication
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import psutil
 import pytest
@@ -196,6 +196,25 @@ def test_connections_on_which_nothing_moves_are_closed(
         app.release.set()
         with answer.result(10) as answered:
             assert answered.read() == b"done"
+
+
+def test_an_answer_without_a_body_keeps_the_connection(serve: Serve) -> None:
+    """As 304 is, to which pages that poll owe their speed; unless the client wants it closed."""
+
+    def unchanged(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("304 Not Modified", [("ETag", '"1"')])
+        return []
+
+    connection = HTTPConnection("127.0.0.1", port(serve(unchanged)), timeout=10)
+    connection.request("GET", "/")
+    first = connection.getresponse()
+    assert (first.status, first.read(), first.headers["Connection"]) == (304, b"", None)
+    held = connection.sock
+    connection.request("GET", "/", headers={"Connection": "close"})
+    second = connection.getresponse()
+    assert held
+    assert (second.status, second.read(), second.headers["Connection"]) == (304, b"", "close")
+    connection.close()
 
 
 def test_headers_that_are_too_large_are_refused(serve: Serve) -> None:
