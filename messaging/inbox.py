@@ -92,7 +92,7 @@ class Reader(Follower):
         for message in run:
             try:
                 event = Event.parse(self.stream, message.place, message.body)
-                with self._database.savepoint():
+                with self._database.undoable():
                     handle(self._database, self._handlers, event, message.body)
                 applied.append(event)
             except Exception as error:

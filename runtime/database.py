@@ -109,8 +109,8 @@ class Database(SqliteDatabase):
         return action() if self.in_transaction() else self._group.run(action)
 
     @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """Undo what is done in it if that raises. (peewee's own has a random name each time.)"""
+    def undoable(self) -> Iterator[None]:
+        """Undo what is done in it if that raises. peewee has one, too, with a random name each time."""
         self.run("SAVEPOINT inner")
         try:
             yield
