@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from peewee import DatabaseError, Tuple, fn
+from peewee import DatabaseError, fn
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
@@ -24,6 +24,12 @@ log = structlog.get_logger(__name__)
 
 REPLAY_EVENTS = 256  # in one answer; below ZeroMQ's high-water mark of 1000
 OUTAGE_RETRY_S = 1.0
+
+APPEND = "INSERT INTO entry (stream, epoch, sequence, body) VALUES (?, ?, ?, ?)"
+AFTER = """SELECT epoch, sequence, body FROM entry WHERE stream = ? AND (epoch, sequence) > (?, ?)
+           ORDER BY epoch, sequence LIMIT ?"""
+NEWEST = """SELECT epoch, sequence FROM entry WHERE stream = ?
+            ORDER BY epoch DESC, sequence DESC LIMIT 1"""
 
 
 class Journal(threading.Thread):
@@ -151,12 +157,9 @@ class Journal(threading.Thread):
                 if body != kept:
                     refused.append(Refuse(stream, place))
         if fresh:
-            rows = [
-                {"stream": stream, **place._asdict(), "body": body}
-                for (stream, place), body in fresh.items()
-            ]
+            rows = [(stream, *place, body) for (stream, place), body in fresh.items()]
             with self._database.write():
-                Entry.insert_many(rows).execute(self._database)
+                self._database.run_many(APPEND, rows)
             self._heads |= heads
             self._stored += len(rows)
             for (stream, place), body in fresh.items():
@@ -170,9 +173,7 @@ class Journal(threading.Thread):
         return self._heads[stream]
 
     def _newest(self, stream: str) -> Place:
-        newest = Entry.select(Entry.epoch, Entry.sequence).where(Entry.stream == stream)
-        newest = newest.order_by(Entry.epoch.desc(), Entry.sequence.desc()).tuples()
-        return Place(*newest.first(self._database) or START)
+        return Place(*self._database.run(NEWEST, stream).fetchone() or START)
 
     def _body(self, stream: str, place: Place) -> bytes:
         same = (Entry.stream == stream) & (Entry.epoch == place.epoch)
@@ -185,12 +186,9 @@ class Journal(threading.Thread):
         The first event follows that place itself, whatever it is, so that a reader gets on even
         where the end of an older epoch was lost.
         """
-        after = Tuple(Entry.epoch, Entry.sequence) > Tuple(*want.place)
-        rows = Entry.select(Entry.epoch, Entry.sequence, Entry.body)
-        rows = rows.where((Entry.stream == want.stream) & after)
-        rows = rows.order_by(Entry.epoch, Entry.sequence).limit(REPLAY_EVENTS).tuples()
         follows = want.place
-        for epoch, sequence, body in rows.execute(self._database):
+        rows = self._database.run(AFTER, want.stream, *want.place, REPLAY_EVENTS).fetchall()
+        for epoch, sequence, body in rows:
             place = Place(epoch, sequence)
             self._peer.send(Replay(want.reader, want.stream, follows, place, body))
             self._replayed += 1

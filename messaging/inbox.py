@@ -83,8 +83,13 @@ class Reader(Follower):
         self.place = place
         self.applied += len(applied)
         for event in applied:
-            with structlog.contextvars.bound_contextvars(request_id=event.correlation_id):
-                log.info("applied", stream=self.stream, place=str(event.place), type=event.type)
+            log.info(
+                "applied",
+                stream=self.stream,
+                place=str(event.place),
+                type=event.type,
+                request_id=event.correlation_id,
+            )
         return []
 
     def _apply(self, run: list[LiveEvent | Replay], applied: list[Event]) -> Place:

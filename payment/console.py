@@ -52,10 +52,10 @@ class Console(threading.Thread):
     def _announce(self) -> bool:
         rows = self._payments.unannounced(BATCH)
         if rows:
-            for row in rows:
-                if row["id"] > self._shown:  # a mark that failed does not repeat a line
-                    say(_line(row))
-                    self._shown = row["id"]
+            # A mark that failed does not repeat a line.
+            if lines := [_line(row) for row in rows if row["id"] > self._shown]:
+                say("\n".join(lines))
+            self._shown = rows[-1]["id"]
             self._payments.mark_announced(self._shown)
         return bool(rows)
 

@@ -10,6 +10,7 @@ from runtime.database import Database
 
 PAY = """INSERT INTO payment (user_id, price, order_id, paid_at, announced) VALUES (?, ?, ?, ?, ?)
          ON CONFLICT DO NOTHING RETURNING id"""
+ANNOUNCED = "UPDATE payment SET announced = ? WHERE id <= ? AND NOT announced"
 
 
 class Payments:
@@ -64,9 +65,8 @@ class Payments:
 
     def mark_announced(self, up_to: int) -> None:
         """Note that the console has shown all payments up to this id."""
-        shown = (Payment.id <= up_to) & ~Payment.announced
         with self._database.write():
-            Payment.update(announced=True).where(shown).execute(self._database)
+            self._database.run(ANNOUNCED, True, up_to)
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

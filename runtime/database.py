@@ -110,7 +110,7 @@ class Database(SqliteDatabase):
 
     @contextmanager
     def undoable(self) -> Iterator[None]:
-        """Undo what is done in it if that raises. peewee has one, too, with a random name each time."""
+        """Undo what is done in it if that raises; peewee's names each of its own at random."""
         self.run("SAVEPOINT inner")
         try:
             yield

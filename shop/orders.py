@@ -19,6 +19,7 @@ USER_EXISTS = "SELECT 1 FROM user WHERE id = ?"
 PLACE = 'INSERT INTO "order" (id, user_id, price, placed_at) VALUES (?, ?, ?, ?)'
 ADD_LINES = "INSERT INTO order_line (order_id, item_id, name, price, quantity) VALUES "
 LINE = "(?, ?, ?, ?, ?)"
+PAID = 'UPDATE "order" SET paid_at = ? WHERE id = ? AND paid_at IS NULL'
 
 
 class Orders:
@@ -108,8 +109,7 @@ class Orders:
     def mark_paid(self, order_id: UUID, paid_at: str) -> None:
         """Note that an order was paid, once; an unknown one is logged."""
         with self._database.write():
-            unpaid = (Order.id == order_id) & Order.paid_at.is_null()
-            if Order.update(paid_at=paid_at).where(unpaid).execute(self._database):
+            if self._database.run(PAID, paid_at, order_id.hex).rowcount:
                 return
             if not Order.select().where(Order.id == order_id).exists(self._database):
                 log.warning("payment for an unknown order", order_id=str(order_id))

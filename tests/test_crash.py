@@ -42,6 +42,9 @@ TABLE = [  # a function that is added here has its steps tried, and is a failure
     Row("emit", "shop", "checkout", "shop.orders:Orders.checkout"),
     Row("emit", "shop", "checkout", "messaging.outbox:Outbox.emit"),
     Row("emit", "shop", "checkout", "runtime.database:Database.write"),
+    Row("emit", "shop", "checkout", "runtime.group_commit:GroupCommit.run"),
+    Row("emit", "shop", "checkout", "runtime.group_commit:GroupCommit._lead"),
+    Row("emit", "shop", "checkout", "runtime.group_commit:GroupCommit._commit_alone"),
     Row("emit", "inventory", "item", "inventory.items:Items.create"),
     Row("emit", "inventory", "toggle", "inventory.items:Items.toggle"),
     Row("emit", "payment", "pay", "payment.payments:Payments.pay"),
@@ -65,7 +68,7 @@ TABLE = [  # a function that is added here has its steps tried, and is a failure
 
 CHOSEN = {  # for every run: a moment, the step that comes after it, and for the how many-th time
     "order-written": ("emit Orders.checkout: self._outbox.emit(", 1),
-    "number-taken": ("emit Outbox.emit: Row.insert(", 1),
+    "number-taken": ("emit Outbox.emit: self._database.run(APPEND", 1),
     "order-committed": ("emit Database.write: self._write_lock.release()", 3),
     "toggle-written": ("emit Items.toggle: self._tell(", 1),
     "payment-written": ("emit Payments.pay: self._outbox.emit(", 1),
@@ -75,7 +78,7 @@ CHOSEN = {  # for every run: a moment, the step that comes after it, and for the
     "journal-written": ("journal Journal._append: with self._database.write(): (2)", 3),
     "journal-committed": ("journal Journal.handle: self._peer.send(reply)", 1),
     "replay-begun": ("journal Journal._answer: follows = place", 1),
-    "event-handled": ("apply Reader._apply: _upsert(self._database, Cursor", 1),
+    "event-handled": ("apply Reader._apply: self._database.run(MOVE", 1),
     "place-committed": ("apply Reader._commit: self.place = place", 1),
     "order-marked": ("apply Orders.mark_paid: with self._database.write(): (2)", 1),
     "line-due": ("console Console._announce: say(", 1),
@@ -97,7 +100,7 @@ ELSEWHERE = {  # steps to which nothing here leads: where they are come to
     "Orders.mark_paid: log.warning(": "after the shop's database was lost",
     "Orders.mark_paid: with self._database.write(): (3)": AGAIN,
     "Catalogue.update: return": REPLACED,
-    "Catalogue.update: with self._database.write(): (2)": REPLACED,
+    "Catalogue.update: with self.database.write(): (2)": REPLACED,
     "Catalogue.update: Item.delete()": REPLACED,
 }
 
