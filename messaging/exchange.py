@@ -116,14 +116,14 @@ class Exchange(threading.Thread):
                     asking[stream].handle_end(place)
                 case Event(stream) | Replay(_, stream) if stream in asking:
                     asking[stream].receive(message)
-        for reader in readers.values():
-            reader.apply()
-        self._publish()
         for stream, reader in readers.items():
             if not self._transport.up:
                 reader.disconnect()
             elif (wanted := reader.want()) is not None:
                 self._transport.fetch(stream, wanted)
+        for reader in readers.values():
+            reader.apply()
+        self._publish()
 
     def _publish(self) -> None:
         if not self._transport.up or time.monotonic() < self._publish_at:

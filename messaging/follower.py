@@ -59,7 +59,7 @@ class Follower:
         """Keep an event that follows what is here; drop duplicates, and what comes after a gap."""
         if self._clock() < self._pause_until:
             return
-        tip = self._received[-1].place if self._received else self.place
+        tip = self._tip()
         next_live = Place(tip.epoch, tip.sequence + 1)
         if message.place <= tip:
             self.duplicates += 1
@@ -74,14 +74,20 @@ class Follower:
         self._journal_head, self._outstanding = head, False
 
     def want(self) -> Place | None:
-        """The place to ask the journal about, if it is time; one want at most is under way."""
-        now = self._clock()
-        more = self._gap or (self._journal_head is not None and self._journal_head > self.place)
+        """The place to ask the journal about, if it is time; one want at most is under way.
+
+        It is behind what was received, so that the journal sends while that is being applied.
+        """
+        now, tip = self._clock(), self._tip()
+        more = self._gap or (self._journal_head is not None and self._journal_head > tip)
         waited = now - self._wanted_at >= WANT_INTERVAL_S
         if now < self._pause_until or not (waited or (more and not self._outstanding)):
             return None
         self._wanted_at, self._outstanding, self._gap = now, True, False
-        return self.place
+        return tip
+
+    def _tip(self) -> Place:
+        return self._received[-1].place if self._received else self.place
 
     def take(self) -> list[Event | Replay]:
         """Everything that was received since, in order."""
