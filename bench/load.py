@@ -1,0 +1,147 @@
+"""The load: 16 connections that ask one thing again and again, as fast as they are answered."""
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from bench.processes import Failed
+
+CONNECTIONS = 16
+WRK = shutil.which("wrk")
+GENERATOR = "wrk" if WRK else "threads of the benchmark (wrk is not installed)"
+JSON = MappingProxyType({"Content-Type": "application/json"})
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+SCRIPT = """
+wrk.method = {method}
+wrk.body = {body}
+{headers}
+done = function(summary)
+  local e = summary.errors
+  local failed = e.connect + e.read + e.write + e.status + e.timeout
+  io.write(string.format('\\n{{"answered": %d, "failed": %d, "seconds": %f}}\\n',
+    summary.requests, failed, summary.duration / 1e6))
+end
+"""
+
+
+class Request(NamedTuple):
+    """What is asked."""
+
+    method: str
+    url: str
+    body: bytes = b""
+    headers: Mapping[str, str] = NO_HEADERS
+
+
+class Answer(NamedTuple):
+    """What is answered; the names of ``headers`` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Load(NamedTuple):
+    """What came of it; ``failed`` were answered with an error, or not at all."""
+
+    answered: int
+    failed: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return self.answered / self.seconds
+
+
+def ask(request: Request) -> Answer:
+    """Ask once, on a connection of its own."""
+    parts = urlsplit(request.url)
+    with closing(HTTPConnection(parts.netloc, timeout=10)) as connection:
+        return _ask(connection, request)
+
+
+def drive(request: Request, seconds: float) -> Load:
+    """Ask for some seconds; `Failed` if anything was answered with an error."""
+    load = _wrk(WRK, request, seconds) if WRK else _threads(request, seconds)
+    if load.failed or not load.answered:
+        told = f"{load.failed} of {load.answered} requests failed"
+        raise Failed(f"{request.method} {request.url}: {told}")
+    return load
+
+
+def _wrk(wrk: str, request: Request, seconds: float) -> Load:
+    headers = [f"wrk.headers[ {_lua(k)} ] = {_lua(v)}" for k, v in request.headers.items()]
+    script = SCRIPT.format(
+        method=_lua(request.method),
+        body=_lua(request.body.decode()) if request.body else "nil",
+        headers="\n".join(headers),
+    )
+    length = ["--threads", "1", "--duration", f"{max(1, round(seconds))}s"]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "request.lua"
+        path.write_text(script)
+        command: list[str | Path] = [
+            wrk,
+            *length,
+            "--connections",
+            str(CONNECTIONS),
+            "--script",
+            path,
+            request.url,
+        ]
+        told = subprocess.run(
+            command, capture_output=True, text=True, timeout=seconds + 30, check=False
+        )
+    if told.returncode or told.stderr:
+        raise Failed(f"wrk: {told.stderr.strip()}")
+    return Load(**json.loads(told.stdout.splitlines()[-1]))
+
+
+def _lua(text: str) -> str:
+    return f"[==[{text}]==]"
+
+
+def _threads(request: Request, seconds: float) -> Load:
+    ended = threading.Event()
+    netloc = urlsplit(request.url).netloc
+
+    def repeat() -> tuple[int, int]:
+        answered = failed = 0
+        with closing(HTTPConnection(netloc, timeout=10)) as connection:
+            while not ended.is_set():
+                failed += _ask(connection, request).status >= 400
+                answered += 1
+        return answered, failed
+
+    begun = time.monotonic()
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        workers = [pool.submit(repeat) for _ in range(CONNECTIONS)]
+        ended.wait(seconds)
+        ended.set()
+    elapsed_s = time.monotonic() - begun
+    answered, failed = (sum(counts) for counts in zip(*(w.result() for w in workers), strict=True))
+    return Load(answered, failed, elapsed_s)
+
+
+def _ask(connection: HTTPConnection, request: Request) -> Answer:
+    path = urlsplit(request.url)._replace(scheme="", netloc="").geturl()
+    connection.request(request.method, path, request.body or None, dict(request.headers))
+    response = connection.getresponse()
+    return Answer(
+        response.status,
+        {name.lower(): value for name, value in response.getheaders()},
+        response.read(),
+    )
