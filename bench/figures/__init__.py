@@ -1,0 +1,23 @@
+"""The figures, by name: each is a function that measures and gives its findings."""
+
+from collections.abc import Callable
+
+from bench.figures import catalogue, checkout, events, footprint, growth, payment, recovery
+from bench.findings import Finding
+from bench.processes import Processes
+from bench.turns import Effort
+
+Figure = Callable[[Processes, Effort], list[Finding]]
+
+FIGURES: dict[str, Figure] = {
+    "checkout": checkout.alone,
+    "everything": checkout.with_everything,
+    "frameworks": checkout.among_frameworks,
+    "catalogue": catalogue.listed,
+    "unchanged": catalogue.unchanged,
+    "payment": payment.latency,
+    "events": events.throughput,
+    "recovery": recovery.catching_up,
+    "growth": growth.with_rows,
+    "footprint": footprint.of_processes,
+}
