@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from bench.processes import Failed
 
 CONNECTIONS = 16
+ANSWER_TIMEOUT_S = 30
 WRK = shutil.which("wrk")
 GENERATOR = "wrk" if WRK else "threads of the benchmark (wrk is not installed)"
 JSON = MappingProxyType({"Content-Type": "application/json"})
@@ -69,7 +70,7 @@ class Load(NamedTuple):
 def ask(request: Request) -> Answer:
     """Ask once, on a connection of its own."""
     parts = urlsplit(request.url)
-    with closing(HTTPConnection(parts.netloc, timeout=10)) as connection:
+    with closing(HTTPConnection(parts.netloc, timeout=ANSWER_TIMEOUT_S)) as connection:
         return _ask(connection, request)
 
 
@@ -90,6 +91,7 @@ def _wrk(wrk: str, request: Request, seconds: float) -> Load:
         headers="\n".join(headers),
     )
     length = ["--threads", "1", "--duration", f"{max(1, round(seconds))}s"]
+    length += ["--timeout", f"{ANSWER_TIMEOUT_S}s"]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "request.lua"
         path.write_text(script)
@@ -103,7 +105,11 @@ def _wrk(wrk: str, request: Request, seconds: float) -> Load:
             request.url,
         ]
         told = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds + 30, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds + 2 * ANSWER_TIMEOUT_S,
+            check=False,
         )
     if told.returncode or told.stderr:
         raise Failed(f"wrk: {told.stderr.strip()}")
@@ -120,7 +126,7 @@ def _threads(request: Request, seconds: float) -> Load:
 
     def repeat() -> tuple[int, int]:
         answered = failed = 0
-        with closing(HTTPConnection(netloc, timeout=10)) as connection:
+        with closing(HTTPConnection(netloc, timeout=ANSWER_TIMEOUT_S)) as connection:
             while not ended.is_set():
                 failed += _ask(connection, request).status >= 400
                 answered += 1
