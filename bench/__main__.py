@@ -5,12 +5,13 @@ import os
 import platform
 import signal
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import chart, load, report
 from bench.figures import FIGURES
-from bench.findings import Result, Run
+from bench.findings import Result, Results, Run
 from bench.processes import Processes
 from bench.turns import Effort
 from runtime import ROOT
@@ -26,7 +27,7 @@ EXAMPLES = f"""examples:
   %(prog)s --quick                  a few seconds a figure, to see that all works
   %(prog)s --only checkout,events
   %(prog)s --only growth --rounds 9
-  %(prog)s --show                   the kept table once more
+  %(prog)s --show                   the kept table and chart once more
 figures: {", ".join(FIGURES)}
 What is measured anew replaces what is kept of it in bench/results.json and in the chart; --quick
 keeps nothing, unless --output says where. docs/performance.md explains the figures."""
@@ -58,9 +59,8 @@ def run_of(effort: Effort) -> Run:
     )
 
 
-def measure(name: str, effort: Effort) -> Result:
+def measure(name: str, effort: Effort, run: Run) -> Result:
     """Measure one figure in a temporary folder; what goes wrong is its ``failure``."""
-    run = run_of(effort)
     with TemporaryDirectory(prefix="parrot-bench-") as folder:
         try:
             with Processes(Path(folder)) as processes:
@@ -83,24 +83,41 @@ def main() -> int:
     add("--quick", action="store_true", help="little of each, and numbers that mean little")
     add("--rounds", type=whole, metavar="N", help="turns of each contestant; default: 5, quick: 2")
     add("--output", type=Path, metavar="FILE", help="keep results there, and a chart beside them")
-    add("--show", action="store_true", help="measure nothing, show what is kept")
+    add("--show", action="store_true", help="measure nothing, show and draw what is kept")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends all processes, as Ctrl-C does
-    output = arguments.output or RESULTS
     if arguments.show:
-        say(report.table(report.load(output).figures))
-        return 0
+        return show(arguments.output or RESULTS)
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
     seconds = QUICK_SECONDS if arguments.quick else SECONDS
     effort = Effort(rounds, seconds, arguments.quick)
-    results = {name: measure(name, effort) for name in arguments.only}
+    run = run_of(effort)
+    results = {name: measure(name, effort, run) for name in arguments.only}
     say(f"\n{report.table(results)}")
     measured = {name: result for name, result in results.items() if not result.failure}
     if arguments.output or not arguments.quick:
-        kept = report.keep(output, measured)
-        say(f"\nkept in {output}")
-        say(chart.draw(kept.figures, CHART if output == RESULTS else output.with_suffix(".png")))
+        keep(arguments.output or RESULTS, measured)
     return 0 if len(measured) == len(results) else 1
+
+
+def keep(path: Path, results: Mapping[str, Result]) -> None:
+    """Keep results beside those that are there, and draw all of them."""
+    kept = report.keep(path, results)
+    say(f"\nkept in {path}")
+    draw(path, kept)
+
+
+def show(path: Path) -> int:
+    """Print the table of a file, and draw its chart again."""
+    kept = report.load(path)
+    say(report.table(kept.figures))
+    draw(path, kept)
+    return 0
+
+
+def draw(path: Path, results: Results) -> None:
+    """Draw the chart that goes with a file of results."""
+    say(chart.draw(results.figures, CHART if path == RESULTS else path.with_suffix(".png")))
 
 
 if __name__ == "__main__":

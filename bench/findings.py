@@ -84,8 +84,8 @@ class Run(BaseModel):
     quick: bool
 
     def __str__(self) -> str:
-        quick = ", in a quick run, which says little" if self.quick else ""
-        return f"{self.at}: {self.rounds} rounds, {self.system}; {self.load}{quick}"
+        quick = ", a quick run, which says little" if self.quick else ""
+        return f"{self.at[:10]}, {self.rounds} rounds; {self.system}; {self.load}{quick}"
 
 
 class Result(BaseModel):

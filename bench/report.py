@@ -36,7 +36,7 @@ def table(results: Mapping[str, Result]) -> str:
 def _rows(finding: Finding) -> Iterator[tuple[str, ...]]:
     yield _row(finding.name, finding.ours, finding.unit, "", finding.outcome)
     for other in finding.others:
-        counted = "" if other.counts else "weaker: does not count"
+        counted = "" if other.counts else "does not count"
         yield _row("", other, finding.unit, number(finding.ratio(other)), counted)
 
 
