@@ -85,7 +85,7 @@ class Run(BaseModel):
 
     def __str__(self) -> str:
         quick = ", a quick run, which says little" if self.quick else ""
-        return f"{self.at[:10]}, {self.rounds} rounds; {self.system}; {self.load}{quick}"
+        return f"{self.at[:10]}, rounds: {self.rounds}; {self.system}; {self.load}{quick}"
 
 
 class Result(BaseModel):

@@ -25,7 +25,14 @@ from messaging.wire import START
 from runtime import ROOT
 
 AT_LEAST, AT_MOST = Goal(kind="at least", limit=0.5), Goal(kind="at most", limit=3)
-RUN = Run(at="2026-11-24T10:00:00.000Z", system="2 cores", load="16 connections", rounds=3, seconds=1, quick=False)
+RUN = Run(
+    at="2026-11-24T10:00:00.000Z",
+    system="2 cores",
+    load="16 connections",
+    rounds=3,
+    seconds=1,
+    quick=False,
+)
 
 
 def series(*values: float, name: str = "other", counts: bool = True) -> Series:
