@@ -11,7 +11,8 @@ from bench.contestants.client import IN_FLIGHT, Job, Tally, main, tell_moment, t
 
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 ACK_EVERY = IN_FLIGHT // 2
-QUORUM = {"x-queue-type": "quorum"}
+UNUSED_MS = 60_000  # after which a queue that was left behind goes away
+QUORUM = {"x-queue-type": "quorum", "x-expires": UNUSED_MS}
 
 
 class _Publisher:
