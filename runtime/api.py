@@ -28,7 +28,7 @@ from runtime.idempotency import HEADER, KEY, once
 from runtime.problem import CONTENT_TYPE, MAX_BODY_BYTES, Problem, document
 
 MAX_ID = 2**63 - 1
-MAX_LISTINGS = 100
+MAX_LISTINGS = 16  # the whole list, and some pages of it
 LOOK_INTERVAL_S = 0.05
 TEXT = {"schema": {"type": "string"}}  # in the OpenAPI document
 PROBES = {
@@ -254,17 +254,17 @@ class Listings:
     def _look_again(self) -> None:
         self._look_at = float("-inf")
 
-    def get(self, query_string: str, make: Callable[[], Listing]) -> Listing:
-        """The listing under a query; if need be, it is made, from what there is now or later."""
+    def get(self, query: Page, make: Callable[[], Listing]) -> Listing:
+        """The listing of a query; if need be, it is made, from what there is now or later."""
         if (now := time.monotonic()) >= self._look_at:
             self._look_at = now + LOOK_INTERVAL_S
             version = self._version()
             if self._kept[0] != version:
                 self._kept = version, {}
         _, kept = self._kept
-        listing = kept.get(query_string) or make()
+        listing = kept.get(str(query)) or make()
         if len(kept) < MAX_LISTINGS:
-            kept[query_string] = listing
+            kept[str(query)] = listing
         return listing
 
 
@@ -284,7 +284,7 @@ def send_list(
     def make() -> Listing:
         return Listing.of(req.path, query, fetch())
 
-    listing = kept.get(req.query_string, make) if kept else make()
+    listing = kept.get(query, make) if kept else make()
     resp.etag = listing.etag
     if listing.link:
         resp.set_header("Link", listing.link)

@@ -18,7 +18,7 @@ class _Waiting:
     """What a thread wants done, and the lock that it waits on."""
 
     def __init__(self, action: Callable[[], Any]) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.is_done = False
         self.turn = threading.Lock()
         self.turn.acquire()
@@ -94,7 +94,7 @@ class GroupCommit:
         except _Undo:
             for each in group:
                 self._commit_alone(each)
-        except Exception as error:
+        except BaseException as error:  # nobody is left waiting
             for each in group:
                 each.error = error
 
@@ -114,5 +114,5 @@ class GroupCommit:
         try:
             with self._transaction():
                 one.run()
-        except Exception as error:
+        except BaseException as error:
             one.error = error
