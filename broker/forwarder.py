@@ -40,6 +40,7 @@ class Forwarder(threading.Thread):
     def _bind(self, kind: int, setting: str, url: str, max_bytes: int) -> None:
         endpoint = self._zmq.socket(kind)
         endpoint.linger = 0
+        endpoint.ipv6 = "[" in url
         endpoint.heartbeat_ivl = HEARTBEAT_MS
         endpoint.rcvhwm = 0  # see HEARTBEAT_MS
         endpoint.maxmsgsize = max_bytes

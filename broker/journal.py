@@ -65,9 +65,10 @@ class Journal(threading.Thread):
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
         log.error("the journal is unreadable and was set aside", error=str(error), file=str(aside))
-        self._heads, self._damage = {}, None
+        self._heads = {}
         self._database = Database(self._path, "broker")
         self._database.open()
+        self._damage = None
 
     def start(self) -> None:
         """Begin to connect, or raise `StartError`; the rest goes on in the thread."""
@@ -154,7 +155,7 @@ class Journal(threading.Thread):
                 fresh[stream, place] = body
             elif place.epoch == head.epoch and place <= head:
                 kept = fresh.get((stream, place)) or self._body(stream, place)
-                if body != kept:
+                if kept not in (body, None):
                     refused.append(Refuse(stream, place))
         if fresh:
             rows = [(stream, *place, body) for (stream, place), body in fresh.items()]
@@ -175,10 +176,12 @@ class Journal(threading.Thread):
     def _newest(self, stream: str) -> Place:
         return Place(*self._database.run(NEWEST, stream).fetchone() or START)
 
-    def _body(self, stream: str, place: Place) -> bytes:
+    def _body(self, stream: str, place: Place) -> bytes | None:
+        """What is on disk under a place; None if that was archived."""
         same = (Entry.stream == stream) & (Entry.epoch == place.epoch)
         row = Entry.select(Entry.body).where(same & (Entry.sequence == place.sequence))
-        return bytes(row.scalar(self._database))
+        body: bytes | None = row.scalar(self._database)
+        return body
 
     def _answer(self, want: Want) -> None:
         """Send what comes after a place.

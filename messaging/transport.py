@@ -82,18 +82,22 @@ class Peer:
         """Begin to connect; `StartError` if there are no proper keys."""
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_out.setblocking(False)
-        self._connect()
+        try:
+            self._connect()
+        except (zmq.ZMQError, OSError) as error:
+            raise StartError(f"cannot connect to {' and '.join(self._urls)}: {error}") from error
 
     def _connect(self) -> None:
         own = key_pair(self._keys, "client") if self._keys else None
         server = public_key(self._keys, "broker") if self._keys else None
         self._disconnect()
         self._context = zmq.Context()
-        self._publisher, self._subscriber = self._sockets = [
-            self._context.socket(kind) for kind in (zmq.PUB, zmq.SUB)
-        ]
+        for kind in (zmq.PUB, zmq.SUB):
+            self._sockets.append(self._context.socket(kind))
+        self._publisher, self._subscriber = self._sockets
         for connection in self._sockets:
             connection.linger = 0
+            connection.ipv6 = any("[" in url for url in self._urls)
             connection.heartbeat_ivl = HEARTBEAT_MS
             connection.rcvhwm = 0  # see HEARTBEAT_MS
             if own and server:
@@ -102,8 +106,7 @@ class Peer:
         for prefix in self._topics:
             self._subscriber.subscribe(prefix)
         self._connected = {each.get_monitor_socket(MONITORED): False for each in self._sockets}
-        self._poller = zmq.Poller()
-        for source in (self._wake_in, self._subscriber, *self._connected):
+        for source in (self._subscriber, *self._connected):
             self._poller.register(source, zmq.POLLIN)
         for connection, url in zip(self._sockets, self._urls, strict=True):
             connection.connect(url)
@@ -116,17 +119,21 @@ class Peer:
         self._complain("the broker refuses the handshake", see=REFUSAL_HINT)
         try:
             self._connect()
-        except StartError as error:
+        except (StartError, zmq.ZMQError, OSError) as error:
+            self._disconnect()
             self._refused_at = time.monotonic()
-            self._complain("the keys cannot be read", error=str(error))
+            self._complain("it cannot be reached again yet", error=str(error))
 
     def _disconnect(self) -> None:
-        self._connected = {}
         for connection in self._sockets:
             connection.disable_monitor()
+        for monitor in self._connected:
+            monitor.close()
         if self._sockets:
             self._context.destroy(linger=0)
-        self._sockets = []
+        self._sockets, self._connected = [], {}
+        self._poller = zmq.Poller()
+        self._poller.register(self._wake_in, zmq.POLLIN)
 
     def send(self, message: Message) -> None:
         """Send a message; where nobody is connected or a queue is full, it is dropped."""
@@ -145,7 +152,7 @@ class Peer:
                 self._connected[ready] = change == zmq.EVENT_HANDSHAKE_SUCCEEDED
                 if change in REFUSALS and not self._refused_at:
                     self._refused_at = time.monotonic()
-            else:
+            elif ready == self._wake_in.fileno():
                 self._wake_in.recv(4096)
         return messages
 

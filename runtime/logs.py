@@ -50,7 +50,11 @@ class _Lines(logging.Handler):
     debug = info = warning = error = critical = put  # what structlog calls
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.put(self.format(record))
+        try:
+            line = self.format(record)
+        except Exception as error:  # it is its caller's mistake, and must not become its trouble
+            line = f"a log line of {record.name} could not be written: {error!r}"
+        self.put(line)
 
     def flush(self) -> None:
         """Wait until all is written, for at most a second; the end of the process calls it."""
@@ -81,7 +85,7 @@ def configure_logs(service: str, settings: Settings) -> None:
     if settings.log_format == "json":
         final[-1] = lambda _, __, entry: to_json(entry, fallback=repr).decode()
     elif os.isatty(STDERR) and not os.environ.get("NO_COLOR"):
-        final = [structlog.dev.ConsoleRenderer()]
+        final = [_printable, structlog.dev.ConsoleRenderer()]
 
     lines = _Lines()
     forget = structlog.stdlib.ProcessorFormatter.remove_processors_meta
@@ -110,3 +114,11 @@ def _plain(_: object, __: str, entry: structlog.typing.EventDict) -> str:
         for name, value in sorted(entry.items())
     )
     return f"{time} [{level:9}] {event:30} {rest}" + (traceback and f"\n{traceback}")
+
+
+def _printable(_: object, __: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Let nobody's text steer the terminal."""
+    return {
+        name: value if not isinstance(value, str) or value.isprintable() else repr(value)
+        for name, value in entry.items()
+    }

@@ -5,15 +5,21 @@ process, and a thread that hangs on a console holds no lock that others need.
 """
 
 import os
+import select
 from contextlib import suppress
 
 STDOUT, STDERR = 1, 2
 
 
 def say(line: str, target: int = STDOUT) -> None:
-    """Write a line; if whoever reads it is gone, that is ignored."""
+    """Write a line, and wait for its reader; if that is gone, that is ignored."""
+    rest = f"{line}\n".encode(errors="backslashreplace")
     with suppress(OSError):
-        os.write(target, f"{line}\n".encode(errors="backslashreplace"))
+        while rest:
+            try:
+                rest = rest[os.write(target, rest) :]
+            except BlockingIOError:  # somebody else has made it so
+                select.select([], [target], [])
 
 
 def reserve_standard_streams() -> None:

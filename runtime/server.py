@@ -1,5 +1,6 @@
 """Serving HTTP with waitress, and stopping without breaking off a request in flight."""
 
+import resource
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 THREADS = 16  # with 4, waitress fell to a fifth of its rate under 64 connections
 CONNECTIONS = 1000
+OTHER_DESCRIPTORS = 200  # of databases, by thread, and of sockets
 MAX_HEADER_BYTES = 32 * 1024  # request line and headers; more is 431
 IDLE_TIMEOUT_S = 30  # a connection on which nothing moves is closed, also amid a request
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # what is read in order to answer 413 in peace
@@ -72,6 +74,19 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = _Parser
 
 
+def allow_descriptors(wanted: int) -> int:
+    """Raise this process's limit of open files, if it may; gives what it is then.
+
+    Idle connections that use them up would leave none for the database.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < wanted:
+        soft = wanted if hard == unlimited else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == unlimited else soft
+
+
 class HttpServer(threading.Thread):
     """A waitress server that listens at once and answers when it is started.
 
@@ -84,6 +99,7 @@ class HttpServer(threading.Thread):
         self._stopping = False
         self._sockets: dict[int, Any] = {}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        allowed = allow_descriptors(CONNECTIONS + OTHER_DESCRIPTORS)
         try:
             listener = socket.create_server((host, port), family=family)
         except OSError as error:
@@ -95,7 +111,7 @@ class HttpServer(threading.Thread):
             map=self._sockets,
             sockets=[listener],
             threads=THREADS,
-            connection_limit=CONNECTIONS,
+            connection_limit=max(1, min(CONNECTIONS, allowed - OTHER_DESCRIPTORS)),
             max_request_header_size=MAX_HEADER_BYTES,
             max_request_body_size=MAX_UPLOAD_BYTES,
             channel_timeout=IDLE_TIMEOUT_S,

@@ -1,5 +1,6 @@
 """The settings: environment variables with exactly these names, read here alone."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,12 +17,12 @@ def _folder(text: object) -> Path:
 
 
 def _endpoint(url: str) -> str:
-    parts = urlsplit(url)  # its port raises ValueError if it is out of range
-    if parts.scheme != "tcp" or parts.hostname in (None, "*") or not parts.port or parts.path:
+    if not ENDPOINT.fullmatch(url) or not urlsplit(url).port:  # which raises if out of range
         raise ValueError("must be like tcp://127.0.0.1:5559")
     return url
 
 
+ENDPOINT = re.compile(r"tcp://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 Text = Annotated[str, StringConstraints(min_length=1)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Port = Annotated[int, Field(ge=1, le=65535)]

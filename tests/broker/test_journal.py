@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from peewee import DatabaseError
 from structlog.testing import capture_logs
 
 from broker.journal import Journal
 from inventory.app import Inventory
 from messaging.transport import Peer
 from messaging.wire import START, Ack, Event, Message, Place, Refuse, Replay, Want
+from runtime.database import Database
 from runtime.errors import StartError
 from runtime.settings import Settings
 from shop.app import Shop
 from tests.conftest import Broker, eventually
+from tests.messaging.conftest import fail_after_commit
 from tests.processes import World
 
 OLDER, EPOCH, NEWER = (bytes([*range(15), number]) for number in (1, 2, 3))
@@ -280,3 +283,45 @@ def test_a_killed_broker_catches_up_when_it_is_back(
     eventually(lambda: [item["price"] for item in shop.catalogue.on_sale()] == [1, 2, 3, 4, 5])
     eventually(lambda: inventory.exchange.status()["outbox_waiting"] == 0)
     assert rows(settings.data_dir / "broker.db") == [("items", n) for n in range(1, 6)]
+
+
+def test_a_commit_that_says_it_failed_may_have_succeeded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heads are read again: what is on disk after all is not written a second time."""
+    bench.handle(event(1))
+    bench.peer.sent.clear()
+    fail_after_commit(bench.journal._database, monkeypatch)
+    bench.journal._turn([event(2)])
+    assert bench.peer.sent == []
+    assert "problem" in bench.journal.status()
+    monkeypatch.setattr(bench.journal, "_write_at", float("-inf"))
+    bench.journal._turn([event(2), event(3)])
+    assert bench.peer.sent == [ack(3)]
+    assert "problem" not in bench.journal.status()
+
+
+def test_a_repetition_of_what_was_archived_is_acknowledged(bench: Bench) -> None:
+    """There is nothing left to compare it with, and nothing wrong."""
+    bench.handle(*(event(number) for number in range(1, 6)))
+    bench.journal._database.execute_sql("DELETE FROM entry WHERE sequence < 5")
+    assert bench.handle(event(2, body=b"whatever")) == [ack(5)]
+
+
+def test_a_damaged_journal_on_a_full_disk_is_begun_anew_when_there_is_space(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.handle(event(1))
+    real, failures = Database.open, iter([True])
+
+    def full(database: Database) -> None:
+        if next(failures, False):
+            raise StartError("database or disk is full")
+        real(database)
+
+    monkeypatch.setattr(Database, "open", full)
+    bench.journal._damage = DatabaseError("malformed")
+    for _ in range(2):
+        monkeypatch.setattr(bench.journal, "_write_at", float("-inf"))
+        bench.journal._turn([event(1)])
+    assert bench.kept() == [(Place(EPOCH, 1), b"body 1")]

@@ -1,9 +1,11 @@
 """What these tests share: a clock to turn by hand, a database, and events to send."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from peewee import OperationalError
 
 from messaging.event import document
 from messaging.wire import Event, Place, Replay
@@ -33,6 +35,20 @@ def replay(event: Event, follows: Place | None = None) -> Replay:
     """An event as the journal sends it again, by default after the one before it."""
     before = follows or Place(event.place.epoch, event.place.sequence - 1)
     return Replay("me", event.stream, before, event.place, event.body)
+
+
+def fail_after_commit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next transaction be committed and yet fail, as a disk may have it."""
+    write = database.write
+
+    @contextmanager
+    def committed_and_failed() -> Iterator[None]:
+        monkeypatch.setattr(database, "write", write)
+        with write():
+            yield
+        raise OperationalError("disk I/O error")
+
+    monkeypatch.setattr(database, "write", committed_and_failed)
 
 
 @pytest.fixture

@@ -55,6 +55,17 @@ def test_a_dead_letter_is_listed_with_its_error_and_time(morgue: Morgue) -> None
     assert letter["died_at"].endswith("Z")
 
 
+def test_a_retry_is_one_commit(morgue: Morgue) -> None:
+    """The event is dead or applied at any moment, never both or neither."""
+    seen: list[tuple[list[int], int]] = []
+    morgue.mend()
+    morgue.database.listeners.append(
+        lambda: seen.append((effects(morgue.database), count_dead(morgue.database)))
+    )
+    morgue.letters.retry(morgue.letter["id"])
+    assert seen == [([1, 3, 2], 0)]
+
+
 def test_a_letter_that_is_applied_is_no_longer_dead(morgue: Morgue) -> None:
     morgue.mend()
     assert morgue.letters.retry(morgue.letter["id"]) is None

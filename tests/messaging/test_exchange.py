@@ -70,6 +70,7 @@ class End:
 
     def __init__(self, network: Network, reader: str, *topics: bytes) -> None:
         self.up = True
+        self.polls = self.malformed = 0
         self.topics = topics
         self.arrived: deque[Message] = deque()
         self._network, self._reader, self._woken = network, reader, False
@@ -91,6 +92,7 @@ class End:
         with self._network.changed:
             self._network.changed.wait_for(lambda: self.arrived or self._woken, timeout_s)
             self._woken = False
+            self.polls += 1
             return [self.arrived.popleft() for _ in range(len(self.arrived))]
 
     def wake(self) -> None:
@@ -320,3 +322,26 @@ def test_the_status_tells_where_messaging_stands(make: Make) -> None:
     network.carry(Refuse("writer", Place(head.epoch, 1)))
     problem = eventually(lambda: service.exchange.status().get("problem"))
     assert "publishing stopped" in problem
+
+
+def test_a_halted_service_applies_nothing_any_more(
+    make: Make, keep: Callable[[Network], Journal]
+) -> None:
+    """Refused while it runs: its database is old, and acting on events would be done twice."""
+    network = Network()
+    other, service = make(network, "others"), make(network, "writer", "others")
+    keep(network)
+    for each in (other, service):
+        each.exchange.start()
+    service.tell(1)
+    other.tell(1)
+    eventually(lambda: effects(service.database) == [1])
+    eventually(lambda: service.exchange.status()["outbox_waiting"] == 0)
+    network.carry(Refuse("writer", service.outbox.head()[0]))
+    eventually(lambda: service.exchange.status().get("problem"))
+    other.tell(2)
+    eventually(lambda: other.exchange.status()["outbox_waiting"] == 0)
+    way: Any = service.exchange._transport
+    turns = way.polls
+    eventually(lambda: way.polls > turns + 3)
+    assert effects(service.database) == [1]

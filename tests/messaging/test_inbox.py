@@ -13,7 +13,16 @@ from messaging.models import DeadLetter, Inbox
 from messaging.wire import START, Place
 from messaging.wire import Event as LiveEvent
 from runtime.database import Database
-from tests.messaging.conftest import EPOCH, NEWER, OLDER, Clock, effects, live, replay
+from tests.messaging.conftest import (
+    EPOCH,
+    NEWER,
+    OLDER,
+    Clock,
+    effects,
+    fail_after_commit,
+    live,
+    replay,
+)
 
 
 class Bench:
@@ -307,3 +316,14 @@ def test_an_outage_in_a_handler_keeps_the_events_before_it(begun: Bench) -> None
     begun.pump(live(3), live(4), for_s=3)
     assert begun.effects == [1, 2, 3]
     assert begun.reader.place == Place(EPOCH, 3)
+
+
+def test_a_commit_that_says_it_failed_may_have_succeeded(
+    begun: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place is read again: what was applied after all is not applied a second time."""
+    fail_after_commit(begun.database, monkeypatch)
+    begun.receive(live(3))
+    begun.clock.now += 2
+    begun.receive(live(3), live(4))
+    assert begun.effects == [1, 2, 3, 4]

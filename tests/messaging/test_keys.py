@@ -35,6 +35,7 @@ def test_a_process_that_died_between_the_files(tmp_path: Path) -> None:
     pair = key_pair(tmp_path, "client")
     (tmp_path / "client.key").unlink()
     assert key_pair(tmp_path, "client") == pair
+    assert public_key(tmp_path, "client") == pair.public
 
 
 def test_a_machine_without_the_secret_of_the_broker(tmp_path: Path) -> None:

@@ -153,3 +153,46 @@ def test_what_piles_up_is_dropped(connect: Connect, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(peer._subscriber, "recv_multipart", receive)
     assert peer._receive() == [live(n + 1) for n in range(MAX_MESSAGES)]
     assert waiting == []
+
+
+def test_a_refused_peer_comes_back_once_its_keys_are_mended(
+    connect: Connect, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they could not even be read when it knocked again."""
+    monkeypatch.setattr(messaging.transport, "RECONNECT_AFTER_S", 0.1)
+    peer = connect()
+    assert settings.keys
+    own = settings.keys / "client.key"
+    good = own.read_text()
+    own.write_text("junk")  # it admits nobody, and is no key
+    forwarder = Forwarder(settings)
+    forwarder.start()
+    try:
+        with capture_logs() as lines:
+            eventually(lambda: peer.poll(0.05) or any("no key" in str(line) for line in lines))
+        assert not peer.up
+        own.write_text(good)
+        eventually(lambda: peer.poll(0.05) or peer.up)
+    finally:
+        forwarder.stop()
+
+
+def test_a_peer_that_cannot_open_its_sockets_again_goes_on_trying(
+    forwarder: Forwarder, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a process has no descriptors left for a while, its thread neither ends nor hangs."""
+    monkeypatch.setattr(messaging.transport, "RECONNECT_AFTER_S", 0.1)
+    peer = connect()
+    eventually(lambda: peer.poll(0.05) or peer.up)
+    make, failures = zmq.Context.socket, iter([True, False, True])  # at the first one, and midway
+
+    def socket(context: zmq.Context, *kind: int) -> zmq.Socket:
+        if next(failures, False):
+            raise zmq.ZMQError(zmq.EMFILE)
+        return make(context, *kind)
+
+    monkeypatch.setattr(zmq.Context, "socket", socket)
+    peer._connected = dict.fromkeys(peer._connected, False)
+    peer._refused_at = time.monotonic()  # as if it had just been refused
+    eventually(lambda: peer.poll(0.05) or peer.up)
+    assert next(failures, None) is None

@@ -107,3 +107,29 @@ def test_a_standard_error_that_is_gone_stops_nothing(redirection: str, log_forma
     )
     os.close(writer)
     assert ended.stdout == b"done\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nobody_steers_the_terminal_or_forges_a_line(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is in a path, it is one line, and its control characters are written out."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(os, "isatty", lambda descriptor: terminal)
+    configure_logs("shop", Settings())
+    structlog.get_logger("x").info("request", path="/\x1b]0;owned\x07\nforged")
+    logging.getLogger().handlers[0].flush()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "\x1b]" not in line
+    assert "\x07" not in line
+    assert "\\x1b]0;owned" in line
+
+
+def test_a_library_that_logs_wrongly_is_told_of_and_not_hurt(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    configure_logs("shop", Settings())
+    too_few = ("one",)
+    logging.getLogger("library").warning("%s of %s", *too_few)
+    logging.getLogger().handlers[0].flush()
+    assert "a log line of library could not be written" in capfd.readouterr().err

@@ -1,5 +1,6 @@
 """Serving HTTP: what has begun is finished, and what cannot begin says why."""
 
+import resource
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ import pytest
 import runtime.server
 from runtime.errors import StartError
 from runtime.processes import listens
-from runtime.server import HttpServer
+from runtime.server import HttpServer, allow_descriptors
 from tests.conftest import eventually, free_port
 
 Serve = Callable[[WSGIApplication], HttpServer]
@@ -196,6 +197,21 @@ def test_connections_on_which_nothing_moves_are_closed(
         app.release.set()
         with answer.result(10) as answered:
             assert answered.read() == b"done"
+
+
+def test_idle_connections_leave_files_for_the_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The limit of open files is raised where that may be, and connections fit into it."""
+    limits = {"soft": 256, "hard": 1024}
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits.values()))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.update(soft=new[0]))
+    server = HttpServer(quick, "127.0.0.1", free_port(), "SHOP_PORT")
+    assert limits == {"soft": 1024, "hard": 1024}
+    assert server._server.adj.connection_limit == 1024 - runtime.server.OTHER_DESCRIPTORS
+    limits["hard"] = resource.RLIM_INFINITY
+    assert allow_descriptors(5000) == limits["soft"] == 5000
+    server._server.close()
 
 
 def test_an_answer_without_a_body_keeps_the_connection(serve: Serve) -> None:

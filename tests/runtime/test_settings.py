@@ -96,6 +96,10 @@ NOT_A_URL = [
     "tcp://:5559",
     "tcp://a:x",
     "tcp://a:1/",
+    "tcp://a:1?x=1",
+    "tcp://a:1#x",
+    "tcp://user@a:1",
+    "tcp://no such host:1",
 ]
 
 

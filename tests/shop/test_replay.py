@@ -73,3 +73,31 @@ def test_without_a_broker_the_catalogue_stays(
     with pytest.raises(StartError, match="broker"):
         COMMAND.run(stocked, Namespace())
     assert len(stocked.catalogue.on_sale()) == 2
+
+
+def test_what_the_shop_hears_meanwhile_is_not_lost(
+    stocked: Shop, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A catalogue that is older than the shop's by the time it is ready is brought up to date."""
+    catch_up, told = messaging.replay.catch_up, []
+
+    def catch_up_and_hear(*arguments: object, **named: object) -> None:
+        catch_up(*arguments, **named)  # type: ignore[arg-type]
+        if not told:
+            told.append(inventory.items.create("Perch 4", 4))
+            eventually(lambda: len(stocked.catalogue.on_sale()) == 3)
+
+    monkeypatch.setattr("shop.replay.catch_up", catch_up_and_hear)
+    assert COMMAND.run(stocked, Namespace()) == 0
+    assert [item["id"] for item in stocked.catalogue.on_sale()] == [1, 3, 4]
+
+
+def test_a_journal_that_lost_its_end_is_not_believed(
+    stocked: Shop, broker: Broker, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inventory.exchange.stop()
+    broker.journal._database.execute_sql("DELETE FROM entry WHERE sequence > 1")
+    monkeypatch.setattr(messaging.replay, "NO_PROGRESS_S", 0.5)
+    with pytest.raises(StartError, match="has not all events yet"):
+        COMMAND.run(stocked, Namespace())
+    assert [item["id"] for item in stocked.catalogue.on_sale()] == [1, 3]
