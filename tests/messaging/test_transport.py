@@ -1,3 +1,4 @@
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -188,7 +189,7 @@ def test_a_peer_that_cannot_open_its_sockets_again_goes_on_trying(
 
     def socket(context: zmq.Context, *kind: int) -> zmq.Socket:
         if next(failures, False):
-            raise zmq.ZMQError(zmq.EMFILE)
+            raise zmq.ZMQError(errno.EMFILE)
         return make(context, *kind)
 
     monkeypatch.setattr(zmq.Context, "socket", socket)
