@@ -69,6 +69,7 @@ class Peer:
         self._topics = topics
         self._complained_at: dict[str, float] = {}
         self._refused_at: float | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._sockets: list[zmq.Socket[bytes]] = []
         self._connected: dict[Any, bool] = {}  # by the socket that monitors a connection
         self._wake_out: socket.socket | None = None
@@ -91,9 +92,9 @@ class Peer:
         own = key_pair(self._keys, "client") if self._keys else None
         server = public_key(self._keys, "broker") if self._keys else None
         self._disconnect()
-        self._context = zmq.Context()
+        self._context = context = zmq.Context()
         for kind in (zmq.PUB, zmq.SUB):
-            self._sockets.append(self._context.socket(kind))
+            self._sockets.append(context.socket(kind))
         self._publisher, self._subscriber = self._sockets
         for connection in self._sockets:
             connection.linger = 0
@@ -129,9 +130,9 @@ class Peer:
             connection.disable_monitor()
         for monitor in self._connected:
             monitor.close()
-        if self._sockets:
+        if self._context:
             self._context.destroy(linger=0)
-        self._sockets, self._connected = [], {}
+        self._context, self._sockets, self._connected = None, [], {}
         self._poller = zmq.Poller()
         self._poller.register(self._wake_in, zmq.POLLIN)
 
