@@ -1,7 +1,6 @@
 """The catalogue: the shop's own copy of the warehouse's items, so that it sells without it."""
 
 from collections.abc import Collection
-from secrets import randbits
 from typing import Any
 
 from peewee import EXCLUDED, chunked, fn
@@ -11,7 +10,6 @@ from shop.models import Item
 
 FIND = "SELECT id, name, price, active FROM item WHERE id IN ({})"
 VERSION = "SELECT token FROM catalogue_version"
-CHANGED = "UPDATE catalogue_version SET token = ?"
 SHOWN = (Item.id, Item.name, Item.price, Item.active)
 
 
@@ -29,7 +27,7 @@ class Catalogue:
         return list(query.dicts().execute(self.database))
 
     def version(self) -> int:
-        """A number that is another one after each change, and after one that was rolled back."""
+        """A number that is another one after each change, whoever makes it (by a trigger)."""
         return int(self.database.run(VERSION).fetchone()[0])
 
     def find(self, item_ids: Collection[int]) -> dict[int, dict[str, Any]]:
@@ -58,18 +56,15 @@ class Catalogue:
                 return
             if epoch > newest:
                 Item.delete().execute(self.database)
-            upsert = Item.insert(epoch=epoch, **item).on_conflict(
+            Item.insert(epoch=epoch, **item).on_conflict(
                 conflict_target=[Item.id],
                 preserve=[Item.name, Item.price, Item.active, Item.version],
                 where=EXCLUDED.version > Item.version,
-            )
-            if upsert.as_rowcount().execute(self.database):
-                self.database.run(CHANGED, randbits(63))
+            ).execute(self.database)
 
     def replace(self, other: "Catalogue") -> None:
         """Take over all that another catalogue holds, and nothing else."""
         with self.database.write():
-            self.database.run(CHANGED, randbits(63))
             Item.delete().execute(self.database)
             for rows in chunked(Item.select().dicts().iterator(other.database), 1000):
                 Item.insert_many(rows).execute(self.database)

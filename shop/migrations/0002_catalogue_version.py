@@ -12,3 +12,8 @@ def up(migrator, db):
 
     db.create_tables([CatalogueVersion])
     CatalogueVersion.insert(token=0).execute()
+    for change in ("INSERT", "UPDATE", "DELETE"):
+        db.execute_sql(
+            f"CREATE TRIGGER catalogue_{change.lower()} AFTER {change} ON item "
+            "BEGIN UPDATE catalogue_version SET token = random(); END"
+        )

@@ -1,15 +1,19 @@
 """The catalogue: what becomes of what the warehouse tells."""
 
+import sqlite3
+from contextlib import closing
 from random import Random
 from typing import Any
 
+from falcon.testing import TestClient
 from hypothesis import HealthCheck, given
 from hypothesis import settings as run
 from hypothesis import strategies as st
 
 from inventory.app import Inventory
-from shop.app import Shop
+from shop.app import Shop, create_app
 from shop.handlers import handlers
+from tests.conftest import eventually
 from tests.contract import events, heard, unchanged
 from tests.shop.conftest import item
 
@@ -109,3 +113,25 @@ def test_it_becomes_what_the_warehouse_is(
         ours.rollback()
         theirs.rollback()
     assert known == {item["id"]: item for item in kept}
+
+
+def test_whoever_changes_an_item_changes_what_is_answered(shop: Shop) -> None:
+    """Also by hand, in another process, and also where it is undone: no answer is older than it."""
+    client = TestClient(create_app(shop))
+
+    def shown() -> list[int]:
+        return [row["id"] for row in client.simulate_get("/api/items").json]
+
+    shop.catalogue.update(OLD, item(1))
+    assert shown() == [1]
+    with closing(sqlite3.connect(shop.database.path)) as other, other:
+        other.execute("DELETE FROM item")
+    eventually(lambda: shown() == [])
+    assert shop.catalogue.find([1]) == {}
+    with shop.database.atomic() as transaction:
+        shop.catalogue.update(OLD, item(2))
+        assert shop.catalogue.find([2])
+        transaction.rollback()
+    shop.catalogue.update(OLD, item(3))
+    assert shop.catalogue.find([2, 3]).keys() == {3}
+    assert shown() == [3]
