@@ -29,7 +29,7 @@ from runtime.problem import CONTENT_TYPE, MAX_BODY_BYTES, Problem, document
 
 MAX_ID = 2**63 - 1
 MAX_LISTINGS = 16  # the whole list, and some pages of it
-LOOK_INTERVAL_S = 0.05
+LOOK_INTERVAL_S = 0.01
 TEXT = {"schema": {"type": "string"}}  # in the OpenAPI document
 PROBES = {
     "/livez": ("Tell whether the process serves.", falcon.MEDIA_JSON, [200]),
@@ -241,7 +241,7 @@ class Listing(NamedTuple):
 class Listings:
     """Keeps listings as long as ``version`` stays the same, which tells of every change.
 
-    It is asked after each commit of this process, and else at most every 50 ms, for the commits
+    It is asked after each commit of this process, and else at most every 10 ms, for the commits
     of others: even the shortest query costs more than all else that an answer from here takes.
     """
 

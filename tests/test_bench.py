@@ -201,9 +201,13 @@ class _Server(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class _Patient(http.server.ThreadingHTTPServer):
+    request_queue_size = 64  # more than connect at once
+
+
 @pytest.fixture
 def url() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as server:
+    with _Patient(("127.0.0.1", 0), _Server) as server:
         server.daemon_threads = True
         server.handle_error = lambda *_: None  # clients that hang up
         threading.Thread(target=server.serve_forever).start()

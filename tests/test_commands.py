@@ -81,7 +81,7 @@ def test_the_catalogue_is_rebuilt_beside_a_running_shop(world: World) -> None:
     world.start("broker", "inventory", "shop")
     basket = world.stock()
     world.rows("shop", "DELETE FROM item")
-    assert world.get("shop", "/api/items") == []
+    eventually(lambda: world.get("shop", "/api/items") == [])
     done = world.finish("-m", "shop", "replay")
     assert (done.returncode, done.stderr) == (0, "")
     assert "from 1 events" in done.stdout
