@@ -1,11 +1,11 @@
 """Look at the streams of events: ``python -m messaging tail STREAM``."""
 
 import argparse
-import os
+from secrets import token_hex
 
 from messaging.tail import tail
 from messaging.transport import ForwarderTransport
-from messaging.wire import NAME, Event, Replay, topic
+from messaging.wire import MAX_SEQUENCE, NAME, Event, Replay, topic
 from runtime.commands import add_command, command_line, number
 from runtime.errors import StartError
 from runtime.logs import configure_logs
@@ -37,7 +37,9 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_settings().model_copy(update={"log_level": "warning"})
     configure_logs("messaging", settings)
-    reader = f"tail-{os.getpid()}"
+    if given.first and given.first > MAX_SEQUENCE:
+        command.error(f"argument --from: no stream has more than {MAX_SEQUENCE} events")
+    reader = f"tail-{token_hex(8)}"
     topics = [topic(Event, given.stream), topic(Replay, reader)]
     way = ForwarderTransport(settings, reader, topics)
     with stop_signals() as stopped:

@@ -78,10 +78,13 @@ class Follower:
 
         It is behind what was received, so that the journal sends while that is being applied.
         """
-        now, tip = self._clock(), self._tip()
+        now = self._clock()
+        if now < self._pause_until:
+            return None
+        tip = self._tip()
         more = self._gap or (self._journal_head is not None and self._journal_head > tip)
         waited = now - self._wanted_at >= WANT_INTERVAL_S
-        if now < self._pause_until or not (waited or (more and not self._outstanding)):
+        if not (waited or (more and not self._outstanding)):
             return None
         self._wanted_at, self._outstanding, self._gap = now, True, False
         return tip

@@ -1,6 +1,7 @@
 """Tail: a stream as JSON lines, for ``jq``, and for whoever writes another service."""
 
 import os
+import select
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,15 +31,15 @@ def tail(way: Transport, stream: str, first: int | None, stopped: Callable[[floa
     while not stopped(0):
         for message in way.poll(POLL_S):
             match message:
-                case Replay(_, _, _, head, b""):
+                case Replay(_, told, _, head, b"") if told == stream:
                     follower.handle_end(head)
                     if follower.place == LAST:
                         sequence = head.sequence if first is None else first - 1
                         follower.place = Place(head.epoch, sequence)
-                case Event() | Replay():
+                case Event(told) | Replay(_, told) if told == stream:
                     follower.receive(message)
         for event in follower.take():
-            if not _print(event):
+            if not _print(event, stopped):
                 return
             follower.place = event.place
         if not way.up:
@@ -50,14 +51,15 @@ def tail(way: Transport, stream: str, first: int | None, stopped: Callable[[floa
             way.fetch(stream, wanted)
 
 
-def _print(event: Event | Replay) -> bool:
-    """Whether there was somebody to read it."""
+def _print(event: Event | Replay, stopped: Callable[[float], bool]) -> bool:
+    """Print it, however slowly it is read; False if it is not, to its end."""
     try:
         line = to_json(from_json(event.body)) + b"\n"  # whatever its writer took for white space
     except ValueError:
         log.warning("an event is not JSON", place=str(event.place))
         return True
-    with suppress(OSError):
-        while line:
-            line = line[os.write(STDOUT, line) :]
+    with suppress(OSError):  # nobody reads any more
+        while line and not stopped(0):
+            if select.select([], [STDOUT], [], POLL_S)[1]:
+                line = line[os.write(STDOUT, line[: select.PIPE_BUF]) :]
     return not line

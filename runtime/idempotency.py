@@ -48,6 +48,8 @@ def _once(
     body: Any,
     action: Callable[[], None],
 ) -> None:
+    resp.data = None  # what it was filled with may have been undone since
+    resp.delete_header("Location")
     fingerprint = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
     same = (KeptAnswer.path == req.path) & (KeptAnswer.key == key)
     kept = KeptAnswer.select().where(same).first(database)

@@ -1,5 +1,6 @@
 """Logs: one line an event on standard error, for people or as JSON."""
 
+import json
 import logging
 import os
 import re
@@ -83,7 +84,7 @@ def configure_logs(service: str, settings: Settings) -> None:
     ]
     final: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, _plain]
     if settings.log_format == "json":
-        final[-1] = lambda _, __, entry: to_json(entry, fallback=repr).decode()
+        final[-1] = _json
     elif os.isatty(STDERR) and not os.environ.get("NO_COLOR"):
         final = [_printable, structlog.dev.ConsoleRenderer()]
 
@@ -105,10 +106,18 @@ def configure_logs(service: str, settings: Settings) -> None:
     )
 
 
+def _json(_: object, __: str, entry: structlog.typing.EventDict) -> str:
+    try:
+        return to_json(entry, fallback=repr).decode()
+    except ValueError:  # a name that is not UTF-8
+        return json.dumps(entry, default=repr)
+
+
 def _plain(_: object, __: str, entry: structlog.typing.EventDict) -> str:
     """What `structlog.dev.ConsoleRenderer` writes without colours, in an eighth of the time."""
-    time, level, event = (entry.pop(name) for name in ("timestamp", "level", "event"))
     traceback = entry.pop("exception", "")
+    entry = _printable(_, __, entry)
+    time, level, event = (entry.pop(name) for name in ("timestamp", "level", "event"))
     rest = " ".join(
         f"{name}={value if isinstance(value, str) and WORD.fullmatch(value) else repr(value)}"
         for name, value in sorted(entry.items())

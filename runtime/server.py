@@ -73,6 +73,19 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     task_class = _Task
     parser_class = _Parser
 
+    def writable(self) -> bool:
+        """Below `SEND_BYTES` nothing is sent while a request is being answered: do not ask then."""
+        held = self.requests and self.total_outbufs_len < SEND_BYTES
+        return (
+            bool(self.will_close or self.close_when_flushed or self.total_outbufs_len) and not held
+        )
+
+    def service(self) -> None:
+        """Answer a request; what it was answered does not wait for those that were sent with it."""
+        super().service()
+        if self.requests:
+            self._flush_exception(self._flush_some_if_lockable, do_close=False)
+
 
 def allow_descriptors(wanted: int) -> int:
     """Raise this process's limit of open files, if it may; gives what it is then.
@@ -111,7 +124,7 @@ class HttpServer(threading.Thread):
             map=self._sockets,
             sockets=[listener],
             threads=THREADS,
-            connection_limit=max(1, min(CONNECTIONS, allowed - OTHER_DESCRIPTORS)),
+            connection_limit=max(16, min(CONNECTIONS, allowed - OTHER_DESCRIPTORS)),
             max_request_header_size=MAX_HEADER_BYTES,
             max_request_body_size=MAX_UPLOAD_BYTES,
             channel_timeout=IDLE_TIMEOUT_S,

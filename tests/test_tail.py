@@ -1,6 +1,7 @@
 """``python -m messaging tail``: a stream as JSON lines, from the first event or live."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 
 from tests.conftest import eventually
 from tests.processes import ALL, World
+
+FAR = ("0", "-1", str(2**63), "9" * 30)
 
 
 def told(world: World, name: str = "tail") -> list[dict[str, Any]]:
@@ -112,9 +115,38 @@ def test_it_ends_when_nobody_reads_any_more(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["Orders/"], ["orders", "--from", "0"], ["orders", "--from"]]
+    "arguments",
+    [
+        ["Orders/"],
+        ["orders", "--from", "0"],
+        ["orders", "--from", str(2**63)],
+        ["orders", "--from"],
+    ],
 )
 def test_a_wrong_command_line(world: World, arguments: list[str]) -> None:
     ended = world.finish("-m", "messaging", "tail", *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert len(ended.stderr.splitlines()[-1]) > 20
+
+
+def test_it_ends_when_asked_while_its_reader_does_not_read(world: World) -> None:
+    """And loses nothing before that: what is read later is whole."""
+    world.start("broker", "inventory")
+    for number in range(400):  # more than a pipe holds
+        new = {"item": {"name": f"Item {number} {'x' * 180}", "price": number}}
+        world.post("inventory", "/api/item", new)
+    source, target = os.pipe()
+    os.set_blocking(target, False)
+    process = world.run(
+        "-m", "messaging", "tail", "items", "--from", "1", name="tail", stdout=target
+    )
+    os.close(target)
+    with os.fdopen(source, "rb") as reader:
+        assert json.loads(reader.readline())["sequence"] == "1"
+        eventually(lambda: len(reader.peek()) > 0)
+        assert [json.loads(reader.readline())["sequence"] for _ in range(399)][-1] == "400"
+        for number in range(400):
+            world.ask("inventory", "PUT", f"/api/items/{1 + number}/toggle_status")
+        eventually(lambda: world.is_told("inventory"))
+        process.terminate()
+        assert process.wait(10) == 0

@@ -39,7 +39,7 @@ async function take(newest) {
     if (unknown.length < batch.length || batch.length === 0) break;
     batch = await get(`/api/payments?limit=${BATCH}&after=${batch.at(-1).id}`);
   }
-  for (const payment of fresh) add(payment);
+  for (const payment of fresh) if (!payments.has(payment.id)) add(payment); // it may run twice
   showAll();
 }
 

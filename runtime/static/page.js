@@ -58,8 +58,8 @@ export function watch(path, show) {
     if (answer.status === 304) return;
     const body = await answer.json();
     if (path() !== wanted) return; // it was changed meanwhile
-    seen = { path: wanted, etag: answer.headers.get("ETag") };
     await show(body, answer);
+    seen = { path: wanted, etag: answer.headers.get("ETag") };
   };
   watched.push(look);
   return () => turn(look);

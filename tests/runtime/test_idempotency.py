@@ -1,5 +1,8 @@
 """An idempotency key: one effect, however often and at the same time the request is sent."""
 
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,7 +16,10 @@ from runtime.database import Database
 from runtime.errors import FieldError, Refused
 from runtime.http import http_app
 from runtime.idempotency import once
+from runtime.models import KeptAnswer
 from tests.runtime.conftest import Probe, in_threads, note, notes
+
+EMPTY = hashlib.sha256(b"{}").digest()
 
 
 class Notes:
@@ -119,3 +125,25 @@ def test_keys_outlive_the_process(client: TestClient, database: Database) -> Non
     app.add_route("/notes", Notes(reopened))
     assert same(first, post(TestClient(app), "k"))
     reopened.close()
+
+
+def test_an_answer_that_was_undone_is_not_given(
+    client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a group the first answer was there, then all was undone, and done again without it."""
+    transact = database.transact
+
+    def undone_once(action: Callable[[], None]) -> None:
+        with suppress(ZeroDivisionError), database.write():
+            kept = {"path": "/notes", "key": "k", "fingerprint": EMPTY, "kept_at": "2026"}
+            row = {"status": 201, "location": "/notes/99", "body": b'{"count":99}'}
+            KeptAnswer.insert(**kept, **row).execute(database)
+            action()
+            raise ZeroDivisionError
+        transact(action)
+
+    monkeypatch.setattr(database, "transact", undone_once)
+    first = post(client, "k")
+    monkeypatch.undo()
+    assert (first.json["count"], first.headers["Location"]) == (1, "/notes/1")
+    assert same(first, post(client, "k"))

@@ -133,3 +133,10 @@ def test_a_library_that_logs_wrongly_is_told_of_and_not_hurt(
     logging.getLogger("library").warning("%s of %s", *too_few)
     logging.getLogger().handlers[0].flush()
     assert "a log line of library could not be written" in capfd.readouterr().err
+
+
+def test_a_name_that_is_not_utf_8_is_logged_as_json_too(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logs("shop", Settings(LOG_FORMAT="json"))
+    structlog.get_logger("x").info("opened", file="\udcff.db")
+    (line,) = json_lines(capfd)
+    assert line["file"] == "\udcff.db"

@@ -4,7 +4,7 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from typing import Any
@@ -197,6 +197,25 @@ def test_connections_on_which_nothing_moves_are_closed(
         app.release.set()
         with answer.result(10) as answered:
             assert answered.read() == b"done"
+
+
+def test_an_answer_does_not_wait_for_the_requests_behind_it(serve: Serve) -> None:
+    """Of two sent together the first is answered, and the loop does not spin meanwhile."""
+    app = Slow()
+
+    def first_quick(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return (quick if environ["PATH_INFO"] == "/quick" else app)(environ, start_response)
+
+    server = serve(first_quick)
+    with socket.create_connection(("127.0.0.1", port(server)), timeout=10) as client:
+        client.sendall(b"GET /quick HTTP/1.1\r\n\r\nGET /slow HTTP/1.1\r\n\r\n")
+        assert app.begun.wait(10)
+        assert b"done" in client.recv(10_000)
+        before = psutil.Process().cpu_times().user
+        time.sleep(0.5)  # in which there is nothing to do
+        assert psutil.Process().cpu_times().user - before < 0.25
+        app.release.set()
+        assert b"done" in client.recv(10_000)
 
 
 def test_idle_connections_leave_files_for_the_database(
