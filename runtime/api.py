@@ -24,6 +24,7 @@ from spectree.plugins.falcon_plugin import FalconPlugin
 from runtime import VERSION
 from runtime.database import Database
 from runtime.errors import FieldError, Refused
+from runtime.http import PROBES
 from runtime.idempotency import HEADER, KEY, once
 from runtime.problem import CONTENT_TYPE, MAX_BODY_BYTES, Problem, document
 
@@ -31,11 +32,6 @@ MAX_ID = 2**63 - 1
 MAX_LISTINGS = 16  # the whole list, and some pages of it
 LOOK_INTERVAL_S = 0.01
 TEXT = {"schema": {"type": "string"}}  # in the OpenAPI document
-PROBES = {
-    "/livez": ("Tell whether the process serves.", falcon.MEDIA_JSON, [200]),
-    "/readyz": ("Tell whether it can do its work, and what waits.", falcon.MEDIA_JSON, [200, 503]),
-    "/metrics": ("Tell Prometheus how things are.", falcon.MEDIA_TEXT, [200]),
-}
 
 
 def _digits(text: object) -> object:

@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-PROBES = {"/livez", "/readyz", "/metrics"}  # they answer without a database, too
+PROBES = {  # they answer without a database, too: what, in which form, with which statuses
+    "/livez": ("Tell whether the process serves.", falcon.MEDIA_JSON, [200]),
+    "/readyz": ("Tell whether it can do its work, and what waits.", falcon.MEDIA_JSON, [200, 503]),
+    "/metrics": ("Tell Prometheus how things are.", falcon.MEDIA_TEXT, [200]),
+}
 POLICY = "Content-Security-Policy"  # W3C CSP 3
 NOT_FRAMED = "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 PAGE_POLICY = f"default-src 'self'; {NOT_FRAMED}"
