@@ -100,10 +100,11 @@ def main() -> None:
         from scenarios.drill.conduct import drill  # noqa: PLC0415  # the shop needs none of it
 
         raise SystemExit(drill(given.faults, given.minutes, given.seed))
-    chosen = [n for n in given.only or NAMES if n not in (given.without or [])]
+    settings = load_settings()
+    left_out = [*(given.without or []), *["broker"] * bool(settings.broker_url)]
+    chosen = [n for n in given.only or NAMES if n not in left_out]
     if not chosen:
         parser.error("this leaves nothing to start")
-    settings = load_settings()
     wanted = {name: addresses(settings, name) for name in chosen}
     if lines := [line for name in chosen for line in held(wanted[name])]:
         raise SystemExit("\n".join(lines))

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from messaging.wire import EPOCH_BYTES
-from runtime.database import Database
+from runtime.database import SqliteFile
 
 PACKAGES = {
     "broker": ("broker",),
@@ -55,7 +55,7 @@ JOURNAL = """
 
 def make(path: Path) -> Path:
     """Make the empty database of the service after which the file is named."""
-    database = Database(path, *PACKAGES[path.stem])
+    database = SqliteFile(path, *PACKAGES[path.stem])
     database.open()
     database.close()
     return path

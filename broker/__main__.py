@@ -7,6 +7,7 @@ from broker.journal import Journal
 from messaging.transport import Peer
 from messaging.wire import Event, Want, topic
 from runtime.commands import command_line
+from runtime.errors import StartError
 from runtime.http import probe_app
 from runtime.lifecycle import Task, run
 from runtime.server import HttpServer
@@ -21,6 +22,8 @@ DATA_DIR=/srv/parrots LOG_FORMAT=json %(prog)s"""
 
 def tasks(settings: Settings) -> list[Task]:
     """The threads of the broker, which starts with its journal at hand or not at all."""
+    if settings.broker_url:
+        raise StartError("BROKER_URL is set: NATS is the broker, and there is none to start")
     journal = Journal(settings.data_dir / "broker.db", Peer(settings, [topic(Event), topic(Want)]))
     journal.open()
     if not settings.keys:

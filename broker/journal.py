@@ -17,7 +17,7 @@ from broker.models import Entry
 from messaging.event import correlation_id
 from messaging.transport import Peer
 from messaging.wire import START, Ack, Event, Message, Place, Refuse, Replay, Want
-from runtime.database import Database, is_unreadable
+from runtime.database import SqliteFile, is_unreadable
 from runtime.errors import StartError
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ class Journal(threading.Thread):
 
     def open(self) -> None:
         """Open the file, or a new one if it is unreadable; `StartError` if another has it."""
-        self._database = Database(self._path, "broker")
+        self._database = SqliteFile(self._path, "broker")
         self._database.claim()
         try:
             self._database.open()
@@ -66,7 +66,7 @@ class Journal(threading.Thread):
                 Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
         log.error("the journal is unreadable and was set aside", error=str(error), file=str(aside))
         self._heads = {}
-        self._database = Database(self._path, "broker")
+        self._database = SqliteFile(self._path, "broker")
         self._database.open()
         self._damage = None
 

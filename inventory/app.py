@@ -8,7 +8,7 @@ from inventory.items import Items
 from messaging.exchange import Exchange, transport
 from messaging.outbox import Outbox
 from messaging.retention import Retention
-from runtime.database import Database
+from runtime.database import database_of
 from runtime.http import App, http_app, on_first_request
 from runtime.settings import Settings, load_settings
 
@@ -20,8 +20,7 @@ class Inventory:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        path = settings.data_dir / "inventory.db"
-        self.database = Database(path, "runtime", "messaging", "inventory")
+        self.database = database_of(settings, "inventory", "runtime", "messaging", "inventory")
         outbox = Outbox(self.database, stream="items", source="/inventory")
         self.items = Items(self.database, outbox)
         reads = handlers()

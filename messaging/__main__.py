@@ -3,9 +3,9 @@
 import argparse
 from secrets import token_hex
 
+from messaging.exchange import transport
 from messaging.tail import tail
-from messaging.transport import ForwarderTransport
-from messaging.wire import MAX_SEQUENCE, NAME, Event, Replay, topic
+from messaging.wire import MAX_SEQUENCE, NAME
 from runtime.commands import add_command, command_line, number
 from runtime.errors import StartError
 from runtime.logs import configure_logs
@@ -40,8 +40,7 @@ def main() -> None:
     if given.first and given.first > MAX_SEQUENCE:
         command.error(f"argument --from: no stream has more than {MAX_SEQUENCE} events")
     reader = f"tail-{token_hex(8)}"
-    topics = [topic(Event, given.stream), topic(Replay, reader)]
-    way = ForwarderTransport(settings, reader, topics)
+    way = transport(settings, reader, None, [given.stream])
     with stop_signals() as stopped:
         try:
             way.open()

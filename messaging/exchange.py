@@ -14,6 +14,7 @@ from messaging.outbox import Outbox, Publisher
 from messaging.transport import ForwarderTransport, Transport
 from messaging.wire import Ack, Event, Message, Refuse, Replay, topic
 from runtime.database import Database
+from runtime.errors import StartError
 from runtime.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -24,11 +25,17 @@ STOP_TIMEOUT_S = 2.0  # for outstanding acks
 
 
 def transport(
-    settings: Settings, reader: str, writes: str, reads: Iterable[str]
-) -> ForwarderTransport:
-    """The way to the broker of a service that writes one stream and reads some."""
-    topics = [topic(Ack, writes), topic(Refuse, writes), topic(Replay, reader)]
-    topics += [topic(Event, stream) for stream in reads]
+    settings: Settings, reader: str, writes: str | None, reads: Iterable[str]
+) -> Transport:
+    """The way to the broker of a service that writes one stream, or none, and reads some."""
+    if settings.broker_url:
+        try:
+            from messaging.jetstream import JetStreamTransport  # noqa: PLC0415  # few need it
+        except ImportError as error:
+            raise StartError(f"{error}: pip install -r requirements-scale.txt") from error
+        return JetStreamTransport(settings, reader, writes, reads)
+    topics = [topic(Replay, reader), *(topic(Event, stream) for stream in reads)]
+    topics += [topic(Ack, writes), topic(Refuse, writes)] if writes else []
     return ForwarderTransport(settings, reader, topics)
 
 
@@ -47,15 +54,22 @@ class Exchange(threading.Thread):
     ) -> None:
         super().__init__(name="exchange", daemon=True)
         self._database = database
+        self._outbox = outbox
+        self._handlers = handlers
         self._transport = transport
-        self._publisher = Publisher(outbox, transport.publish, transport.fetch)
-        self._readers = {
-            stream: Reader(database, stream, table) for stream, table in handlers.items()
-        }
         self._stream = outbox.stream
+        self._begin()
         self._stop_at: float | None = None
         self._publish_at = float("-inf")
         database.listeners.append(transport.wake)
+
+    def _begin(self) -> None:
+        """Forget how far it has come: the database and the journal know."""
+        self._publisher = Publisher(self._outbox, self._transport.publish, self._transport.fetch)
+        self._readers = {
+            stream: Reader(self._database, stream, table)
+            for stream, table in self._handlers.items()
+        }
 
     def start(self) -> None:
         """Begin to connect, or raise `StartError`; the rest goes on in the thread."""
@@ -63,11 +77,16 @@ class Exchange(threading.Thread):
         super().start()
 
     def run(self) -> None:
-        """Exchange events, whatever happens, until `stop`."""
-        ended = False
+        """Exchange events while this process leads, whatever happens, until `stop`."""
+        ended = led = False
         while not ended:
             try:
-                self._turn(self._transport.poll(TICK_S))
+                messages = self._transport.poll(TICK_S)
+                if led and not self._database.leads:
+                    self._begin()
+                led = self._database.leads
+                if led:
+                    self._turn(messages)
                 ended = self._may_end()
             except Exception:  # whatever it was, the others' events must go on
                 log.exception("unexpected error in the exchange")
@@ -90,6 +109,8 @@ class Exchange(threading.Thread):
             "inbox_behind": {stream: reader.behind for stream, reader in self._readers.items()},
             "dead": count_dead(self._database),
         }
+        if running and not self._database.leads:
+            state["standby"] = True
         return state | ({"problem": self._publisher.problem} if self._publisher.problem else {})
 
     def collect(self) -> Iterator[Metric]:
@@ -99,7 +120,8 @@ class Exchange(threading.Thread):
     def _may_end(self) -> bool:
         if self._stop_at is None:
             return False
-        outstanding = self._transport.up and not self._publisher.problem and self._publisher.waiting
+        goes_on = self._transport.up and self._database.leads and not self._publisher.problem
+        outstanding = goes_on and self._publisher.waiting
         return not outstanding or time.monotonic() >= self._stop_at
 
     def _turn(self, messages: list[Message]) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import structlog
+from peewee import OperationalError
 from pydantic import ValidationError
 
 from messaging.event import Event
@@ -26,7 +27,8 @@ NOTE = """INSERT INTO inbox (stream, epoch, sequence, type, body, applied_at)
           SET type = excluded.type, body = excluded.body, applied_at = excluded.applied_at"""
 MOVE = """INSERT INTO cursor (stream, epoch, sequence) VALUES (?, ?, ?)
           ON CONFLICT (stream) DO UPDATE
-          SET epoch = excluded.epoch, sequence = excluded.sequence"""
+          SET epoch = excluded.epoch, sequence = excluded.sequence
+          WHERE cursor.epoch = ? AND cursor.sequence = ?"""
 
 Handlers = Mapping[str, Callable[[Event], None]]
 
@@ -107,7 +109,9 @@ class Reader(Follower):
                     break
                 self._bury(message, error)
             place = message.place
-        self._database.run(MOVE, self.stream, *place)
+        moved = self._database.run(MOVE, self.stream, *place, *self.place).rowcount
+        if not moved:
+            raise OperationalError(f"another copy has moved on from {self.place}")
         return place
 
     def _give_up(self, place: Place, error: Exception) -> bool:

@@ -51,7 +51,8 @@ class Outbox:
 
     def rows(self, after: int, up_to: int) -> list[tuple[int, bytes]]:
         """Sequence and body of the events in that range, in order."""
-        return self._database.run(ROWS, after, up_to).fetchall()
+        rows: list[tuple[int, bytes]] = self._database.run(ROWS, after, up_to).fetchall()
+        return rows
 
     def note_acked(self, sequence: int) -> None:
         """Remember how far the journal has come, for `head`."""

@@ -10,7 +10,7 @@ from payment.api import PaymentResource, api
 from payment.console import Console
 from payment.handlers import handlers
 from payment.payments import Payments
-from runtime.database import Database
+from runtime.database import database_of
 from runtime.http import App, http_app, on_first_request
 from runtime.settings import Settings, load_settings
 
@@ -22,8 +22,7 @@ class Payment:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        path = settings.data_dir / "payment.db"
-        self.database = Database(path, "runtime", "messaging", "payment")
+        self.database = database_of(settings, "payment", "runtime", "messaging", "payment")
         outbox = Outbox(self.database, stream="payments", source="/payment")
         self.payments = Payments(self.database, outbox)
         reads = handlers(self.payments)

@@ -35,7 +35,7 @@ class Console(threading.Thread):
         """Announce what is new, until `stop`."""
         while not self._stopping:
             try:
-                while self._announce():
+                while self._database.leads and self._announce():
                     pass
             except Exception as error:
                 log.error("the console waits for the database", error=repr(error))

@@ -1,4 +1,4 @@
-"""A process's SQLite file: its connections, writing transactions, migrations and lock."""
+"""A process's database: its connections, writing transactions, migrations and lock."""
 
 import fcntl
 import os
@@ -9,12 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from peewee import DatabaseError, InterfaceError, Model, OperationalError, SqliteDatabase
+import peewee
+from peewee import (
+    DatabaseError,
+    InterfaceError,
+    InternalError,
+    Model,
+    OperationalError,
+    SqliteDatabase,
+)
 from playhouse.migrations import Runner
 
 from runtime import ROOT
 from runtime.errors import StartError
 from runtime.group_commit import GroupCommit
+from runtime.settings import Settings
 
 T = TypeVar("T")
 BUSY_TIMEOUT_S = 5
@@ -27,40 +36,50 @@ class Table(Model):
         legacy_table_names = False
 
 
-class Database(SqliteDatabase):
-    """A SQLite file that holds the tables of ``packages``, each with a ``migrations`` folder.
+class Database(peewee.Database):
+    """What holds the tables of ``packages``, each with a ``migrations`` folder.
 
-    Every thread has a connection of its own, kept open. Commits are flushed to the disk
-    (WAL with ``synchronous=FULL``), so that what was committed survives a power cut.
+    It is a `SqliteFile`, or a database of a server (`runtime.postgresql`). Written-out SQL marks
+    its parameters with ``?``.
     """
 
-    def __init__(self, path: Path, *packages: str) -> None:
-        pragmas = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
-        super().__init__(str(path), pragmas=pragmas, timeout=BUSY_TIMEOUT_S)
-        self.path = path
+    def __init__(self, packages: Iterable[str], *peewees: Any, **own: Any) -> None:
+        super().__init__(*peewees, **own)
         self.listeners: list[Callable[[], None]] = []
-        self._packages = packages
+        self._packages = tuple(packages)
         self._opened = False
         self._open_lock = threading.Lock()
         self._write_lock = threading.Lock()
-        self._claim: int | None = None
         self._group = GroupCommit(self.write, self._changes)
 
-    def open(self) -> None:
-        """Make the folder, the file and its tables where they are missing; again is harmless.
+    @property
+    def leads(self) -> bool:
+        """Whether this process does what only one may do: exchange events, and the like."""
+        return True
 
-        Raises `StartError` where the file is of a newer version or cannot be opened.
+    def exists(self) -> bool:
+        """Whether there is anything to open."""
+        return True
+
+    def open(self) -> None:
+        """Make the tables where they are missing; again is harmless.
+
+        Raises `StartError` where they are of a newer version, or the file cannot be opened.
         """
         with self._open_lock:
-            if self._opened:
-                return
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with _locked(self.path.parent), self.connection_context():
-                    self._migrate()
-            except (DatabaseError, OSError) as error:
-                raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
-            self._opened = True
+            if not self._opened:
+                self._prepare()
+                self._opened = True
+
+    def claim(self) -> None:
+        """Open it, to become the process that `leads`."""
+        raise NotImplementedError
+
+    def _prepare(self) -> None:
+        raise NotImplementedError
+
+    def _changes(self) -> int:
+        raise NotImplementedError
 
     def _migrate(self) -> None:
         for package in self._packages:
@@ -69,10 +88,88 @@ class Database(SqliteDatabase):
             newer = [entry.name for entry in runner.status() if entry.path is None]
             if newer:
                 raise StartError(
-                    f"{self.path} was written by a newer version ({newer[-1]}): "
-                    "update this program, or set DATA_DIR to another folder"
+                    f"{self} was written by a newer version ({newer[-1]}): "
+                    "update this program, or set DATA_DIR or the URL to another one"
                 )
             runner.up()
+
+    def run(self, sql: str, *parameters: object) -> Any:
+        """Run a statement that is worth writing out: on the way of a checkout, the time in which
+        peewee makes SQL from models is most of the time. Gives the driver's cursor.
+        """
+        return self.execute_sql(sql, parameters)  # type: ignore[no-untyped-call]
+
+    def run_many(self, sql: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """Run a statement once for each row of parameters."""
+        self.cursor().executemany(sql, rows)  # type: ignore[no-untyped-call]
+
+    def transact(self, action: Callable[[], T]) -> T:
+        """Call a function in a writing transaction, and give its result after the commit.
+
+        Functions of several threads share transactions, and their flushes.
+        """
+        return action() if self.in_transaction() else self._group.run(action)
+
+    @contextmanager
+    def undoable(self) -> Iterator[None]:
+        """Undo what is done in it if that raises; peewee's names each of its own at random."""
+        self.run("SAVEPOINT attempt")
+        try:
+            yield
+        except Exception:
+            self.run("ROLLBACK TO attempt")
+            raise
+        finally:
+            self.run("RELEASE attempt")
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """Open a writing transaction, or join the one that this thread is in.
+
+        One writer at a time, as SQLite has it ("IMMEDIATE"); within a process, waiting on a lock
+        is fairer than its busy handler. The listeners are called after each commit.
+        """
+        if self.in_transaction():
+            yield
+            return
+        if not self._write_lock.acquire(timeout=BUSY_TIMEOUT_S):
+            raise OperationalError("database is locked")
+        try:
+            with _first_error(), self.atomic("IMMEDIATE"):
+                yield
+        finally:
+            self._write_lock.release()
+        for listener in self.listeners:
+            listener()
+
+
+class SqliteFile(Database, SqliteDatabase):
+    """A SQLite file, with one process that runs on it.
+
+    Every thread has a connection of its own, kept open. Commits are flushed to the disk
+    (WAL with ``synchronous=FULL``), so that what was committed survives a power cut.
+    """
+
+    def __init__(self, path: Path, *packages: str) -> None:
+        pragmas = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
+        super().__init__(packages, str(path), pragmas=pragmas, timeout=BUSY_TIMEOUT_S)
+        self.path = path
+        self._claim: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def exists(self) -> bool:
+        """Whether the file is there."""
+        return self.path.exists()
+
+    def _prepare(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(self.path.parent), self.connection_context():
+                self._migrate()
+        except (DatabaseError, OSError) as error:
+            raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
 
     def claim(self) -> None:
         """Become the one process that runs on this file; `StartError` if another one does.
@@ -90,58 +187,20 @@ class Database(SqliteDatabase):
         except OSError as error:
             raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
 
-    def run(self, sql: str, *parameters: object) -> sqlite3.Cursor:
-        """Run a statement that is worth writing out: on the way of a checkout, the time in which
-        peewee makes SQL from models is most of the time.
-        """
-        cursor: sqlite3.Cursor = self.execute_sql(sql, parameters)  # type: ignore[no-untyped-call]
-        return cursor
-
-    def run_many(self, sql: str, rows: Iterable[tuple[object, ...]]) -> None:
-        """Run a statement once for each row of parameters."""
-        self.cursor().executemany(sql, rows)  # type: ignore[no-untyped-call]
-
-    def transact(self, action: Callable[[], T]) -> T:
-        """Call a function in a writing transaction, and give its result after the commit.
-
-        Functions of several threads share transactions, and their flushes.
-        """
-        return action() if self.in_transaction() else self._group.run(action)
-
-    @contextmanager
-    def undoable(self) -> Iterator[None]:
-        """Undo what is done in it if that raises; peewee's names each of its own at random."""
-        self.run("SAVEPOINT inner")
-        try:
-            yield
-        except Exception:
-            self.run("ROLLBACK TO inner")
-            raise
-        finally:
-            self.run("RELEASE inner")
-
     def _changes(self) -> int:
         return int(self.connection().total_changes)  # type: ignore[no-untyped-call]
 
-    @contextmanager
-    def write(self) -> Iterator[None]:
-        """Open a writing transaction, or join the one that this thread is in.
 
-        One writer at a time in a process: waiting on a lock is fairer than SQLite's busy
-        handler. The listeners are called after each commit.
-        """
-        if self.in_transaction():
-            yield
-            return
-        if not self._write_lock.acquire(timeout=BUSY_TIMEOUT_S):
-            raise OperationalError("database is locked")
-        try:
-            with _first_error(), self.atomic("IMMEDIATE"):
-                yield
-        finally:
-            self._write_lock.release()
-        for listener in self.listeners:
-            listener()
+def database_of(settings: Settings, name: str, *packages: str) -> Database:
+    """The database of a service: ``NAME_DATABASE_URL``, or else a file in ``DATA_DIR``."""
+    url = settings.database_url(name)
+    if url is None:
+        return SqliteFile(settings.data_dir / f"{name}.db", *packages)
+    try:
+        from runtime.postgresql import PostgresDatabase  # noqa: PLC0415  # few need its driver
+    except ImportError as error:
+        raise StartError(f"{error}: pip install -r requirements-scale.txt") from error
+    return PostgresDatabase(url, *packages)
 
 
 @contextmanager
@@ -176,7 +235,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def is_outage(error: BaseException) -> bool:
     """Whether it was the disk or the server (busy, full, I/O, unreachable) and not the data."""
-    outages: tuple[Any, ...] = (OperationalError, InterfaceError, sqlite3.OperationalError, OSError)
+    outages: tuple[Any, ...] = (OperationalError, InterfaceError, InternalError)
+    outages += (sqlite3.OperationalError, OSError)
     return isinstance(error, outages) or is_unreadable(error)
 
 

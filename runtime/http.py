@@ -1,7 +1,6 @@
 """The HTTP shell of every service: problem+json, request ids, health, metrics and documents."""
 
 import re
-import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -14,7 +13,6 @@ import falcon
 import falcon.media
 import structlog
 from falcon.routing import BaseConverter
-from peewee import DatabaseError
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -207,8 +205,10 @@ class _Readiness:
             if self._database:
                 self._database.open()
             state |= self._probed.status()
-        except (StartError, DatabaseError, sqlite3.Error) as error:
-            state |= {"database": "down", "problem": str(error)}
+        except Exception as error:
+            if not isinstance(error, StartError) and not is_outage(error):
+                raise
+            state |= {"database": "down", "problem": " ".join(str(error).split())}
         if "problem" in state:
             state["status"] = "unready"
             resp.status = falcon.HTTP_503

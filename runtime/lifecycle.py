@@ -56,7 +56,10 @@ def start_service(
     def tasks(settings: Settings, exchange_only: bool) -> list[Task]:
         service = make(settings)
         service.database.claim()
-        service.database.open()
+        try:
+            service.database.open()
+        except DatabaseError as error:  # of a server, which may come up later
+            log.warning("the database cannot be used yet", error=str(error))
         if exchange_only:
             return [*service.tasks]
         server = HttpServer(create_app(service), settings.host, *settings.http_port(name))
@@ -84,8 +87,8 @@ def start_service(
 def _run_command(name: str, service: Any, arguments: argparse.Namespace) -> NoReturn:
     configure_logs(name, service.settings.model_copy(update={"log_level": "warning"}))
     try:
-        if not service.database.path.exists():
-            raise StartError(f"there is no {service.database.path}: is DATA_DIR right?")
+        if not service.database.exists():
+            raise StartError(f"there is no {service.database}: is DATA_DIR right?")
         service.database.open()
         code = arguments.run(service, arguments)
     except (ShopError, DatabaseError, sqlite3.Error) as error:

@@ -16,6 +16,30 @@ def _folder(text: object) -> Path:
     return Path(str(text)).absolute()
 
 
+def _file(text: object) -> Path:
+    path = Path(str(text)).absolute()
+    if not path.is_file():
+        raise ValueError("must name a file")
+    return path
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown: user and password are left out."""
+    return re.sub(r"//[^@,\s]*@", "//…@", url)
+
+
+def _database(url: str) -> str:
+    if not re.fullmatch(r"postgres(ql)?://\S+", url):
+        raise ValueError("must be like postgresql://user:password@host:5432/name")
+    return url
+
+
+def _servers(url: str) -> str:
+    if not all(re.fullmatch(r"(nats|tls)://[^\s/]+/?", each) for each in url.split(",")):
+        raise ValueError("must be like nats://host:4222, or several with commas between them")
+    return url
+
+
 def _endpoint(url: str) -> str:
     if not ENDPOINT.fullmatch(url) or not urlsplit(url).port:  # which raises if out of range
         raise ValueError("must be like tcp://127.0.0.1:5559")
@@ -28,6 +52,10 @@ Folder = Annotated[Path, BeforeValidator(_folder)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Days = Annotated[int, Field(ge=1, le=36500)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+DatabaseUrl = Annotated[str, AfterValidator(_database)] | None
+Servers = Annotated[str, AfterValidator(_servers)] | None
+Replicas = Annotated[int, Field(ge=1, le=5)]
+File = Annotated[Path, BeforeValidator(_file)] | None
 
 
 class Settings(BaseSettings):
@@ -46,6 +74,15 @@ class Settings(BaseSettings):
     broker_subscribe_url: Endpoint = "tcp://127.0.0.1:5560"
     broker_http_port: Port = 8000
     broker_curve: Literal["on", "off"] = "on"
+    inventory_database_url: DatabaseUrl = None
+    shop_database_url: DatabaseUrl = None
+    payment_database_url: DatabaseUrl = None
+    broker_url: Servers = None
+    broker_replicas: Replicas = 1
+    broker_credentials: File = None
+    broker_tls_ca: File = None
+    broker_tls_cert: File = None
+    broker_tls_key: File = None
     retention_days: Days = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
@@ -57,7 +94,12 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """The variables that give these settings to another process."""
-        return {name.upper(): str(value) for name, value in self.model_dump().items()}
+        given = self.model_dump(exclude_none=True)
+        return {name.upper(): str(value) for name, value in given.items()}
+
+    def database_url(self, service: str) -> str | None:
+        """The URL of a service's database; None if it is a file in ``data_dir``."""
+        return getattr(self, f"{service}_database_url", None)
 
     @property
     def keys(self) -> Path | None:
@@ -71,7 +113,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         wrong = [
-            f"{problem['loc'][0]}={problem['input']!r}: {problem['msg']}"
+            f"{problem['loc'][0]}={without_password(repr(problem['input']))}: {problem['msg']}"
             for problem in error.errors()
         ]
         print("wrong setting " + "; ".join(wrong), file=sys.stderr)

@@ -6,7 +6,7 @@ from messaging.dead_letters import DeadLetters
 from messaging.exchange import Exchange, transport
 from messaging.outbox import Outbox
 from messaging.retention import Retention
-from runtime.database import Database
+from runtime.database import database_of
 from runtime.http import App, http_app, on_first_request
 from runtime.settings import Settings, load_settings
 from shop.api import ItemResource, OrderResource, UserResource, api
@@ -23,8 +23,7 @@ class Shop:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        path = settings.data_dir / "shop.db"
-        self.database = Database(path, "runtime", "messaging", "shop")
+        self.database = database_of(settings, "shop", "runtime", "messaging", "shop")
         outbox = Outbox(self.database, stream="orders", source="/shop")
         self.users = Users(self.database)
         self.catalogue = Catalogue(self.database)

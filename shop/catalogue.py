@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from peewee import EXCLUDED, chunked, fn
+from peewee import EXCLUDED, chunked
 
 from runtime.database import Database
 from shop.models import Item
@@ -51,7 +51,8 @@ class Catalogue:
         epoch is a new warehouse, with which the catalogue starts empty.
         """
         with self.database.write():
-            newest = Item.select(fn.MAX(Item.epoch)).scalar(self.database) or epoch
+            epochs = Item.select(Item.epoch).order_by(Item.epoch.desc()).limit(1)
+            newest = epochs.scalar(self.database) or epoch
             if epoch < newest:
                 return
             if epoch > newest:

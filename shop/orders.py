@@ -15,8 +15,9 @@ from shop.models import Order, OrderLine
 
 log = structlog.get_logger(__name__)
 
-USER_EXISTS = "SELECT 1 FROM user WHERE id = ?"
-PLACE = 'INSERT INTO "order" (id, user_id, price, placed_at) VALUES (?, ?, ?, ?)'
+USER_EXISTS = 'SELECT 1 FROM "user" WHERE id = ?'
+PLACE = """INSERT INTO "order" (id, user_id, price, placed_at) VALUES (?, ?, ?, ?)
+           RETURNING number"""
 ADD_LINES = "INSERT INTO order_line (order_id, item_id, name, price, quantity) VALUES "
 LINE = "(?, ?, ?, ?, ?)"
 PAID = 'UPDATE "order" SET paid_at = ? WHERE id = ? AND paid_at IS NULL'
@@ -52,7 +53,7 @@ class Orders:
                 "paid_at": None,
             }
             placed = (order["id"].hex, user_id, order["price"], order["placed_at"])
-            number = self._database.run(PLACE, *placed).lastrowid
+            (number,) = self._database.run(PLACE, *placed).fetchone()
             values = ", ".join([LINE] * len(lines))
             rows = [value for line in lines for value in (number, *line.values())]
             self._database.run(ADD_LINES + values, *rows)
@@ -97,13 +98,13 @@ class Orders:
 
     def _select(self, wanted: Any, limit: int | None = None) -> list[dict[str, Any]]:
         found = Order.select().where(wanted).order_by(Order.number.desc()).limit(limit)
-        numbers = found.select(Order.number)
-        of_these = OrderLine.select().where(OrderLine.order.in_(numbers))
+        rows = list(found.dicts().execute(self._database))
+        newest = rows[0]["number"] if rows else 0
+        same = found.select(Order.number).where(Order.number <= newest)  # not what came meanwhile
+        of_these = OrderLine.select().where(OrderLine.order.in_(same)).order_by(OrderLine.item_id)
         lines: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        with self._database.atomic():  # both queries see the same orders
-            for line in of_these.order_by(OrderLine.item_id).dicts().execute(self._database):
-                lines[line.pop("order")].append(line)
-            rows = list(found.dicts().execute(self._database))
+        for line in of_these.dicts().execute(self._database):
+            lines[line.pop("order")].append(line)
         return [_shown(row, lines[row["number"]]) for row in rows]
 
     def mark_paid(self, order_id: UUID, paid_at: str) -> None:

@@ -9,7 +9,7 @@ from messaging.exchange import transport
 from messaging.inbox import Reader, count_dead, place_of
 from messaging.replay import catch_up
 from runtime.commands import Command
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.output import say
 from shop.app import Shop
 from shop.catalogue import Catalogue
@@ -20,7 +20,7 @@ def _run(shop: Shop, _: argparse.Namespace) -> int:
     """Build a second catalogue beside the first; the two change places in one transaction."""
     way = transport(shop.settings, f"shop-replay-{os.getpid()}", "orders", ["items"])
     with TemporaryDirectory() as folder:
-        database = Database(Path(folder) / "shop.db", "messaging", "shop")
+        database = SqliteFile(Path(folder) / "shop.db", "messaging", "shop")
         database.open()
         catalogue = Catalogue(database)
         reader = Reader(database, "items", handlers(catalogue, shop.orders)["items"])

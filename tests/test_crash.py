@@ -41,7 +41,7 @@ class Row(NamedTuple):
 TABLE = [  # a function that is added here has its steps tried, and is a failure if it is missing
     Row("emit", "shop", "checkout", "shop.orders:Orders.checkout"),
     Row("emit", "shop", "checkout", "messaging.outbox:Outbox.emit"),
-    Row("emit", "shop", "checkout", "runtime.database:Database.write"),
+    Row("emit", "shop", "checkout", "runtime.database:SqliteFile.write"),
     Row("emit", "shop", "checkout", "runtime.group_commit:GroupCommit.run"),
     Row("emit", "shop", "checkout", "runtime.group_commit:GroupCommit._lead"),
     Row("emit", "shop", "checkout", "runtime.group_commit:GroupCommit._commit_alone"),
@@ -69,7 +69,7 @@ TABLE = [  # a function that is added here has its steps tried, and is a failure
 CHOSEN = {  # for every run: a moment, the step that comes after it, and for the how many-th time
     "order-written": ("emit Orders.checkout: self._outbox.emit(", 1),
     "number-taken": ("emit Outbox.emit: self._database.run(APPEND", 1),
-    "order-committed": ("emit Database.write: self._write_lock.release()", 3),
+    "order-committed": ("emit SqliteFile.write: self._write_lock.release()", 3),
     "toggle-written": ("emit Items.toggle: self._tell(", 1),
     "payment-written": ("emit Payments.pay: self._outbox.emit(", 1),
     "payment-unanswered": ("emit Payments.pay: its return", 3),
@@ -78,7 +78,7 @@ CHOSEN = {  # for every run: a moment, the step that comes after it, and for the
     "journal-written": ("journal Journal._append: with self._database.write(): (2)", 3),
     "journal-committed": ("journal Journal.handle: self._peer.send(reply)", 1),
     "replay-begun": ("journal Journal._answer: follows = place", 1),
-    "event-handled": ("apply Reader._apply: self._database.run(MOVE", 1),
+    "event-handled": ("apply Reader._apply: moved = self._database.run(MOVE", 1),
     "place-committed": ("apply Reader._commit: self.place = place", 1),
     "order-marked": ("apply Orders.mark_paid: with self._database.write(): (2)", 1),
     "line-due": ("console Console._announce: say(", 1),
@@ -90,7 +90,7 @@ AGAIN = "where an event is applied again, from which a reader's place keeps it"
 RESTORED = "after an older backup was restored"
 REPLACED = "for events of a warehouse that was replaced"
 ELSEWHERE = {  # steps to which nothing here leads: where they are come to
-    "Database.write: raise": "where another thread holds the lock for 5 s",
+    "SqliteFile.write: raise": "where another thread holds the lock for 5 s",
     "Items.toggle: raise": "for an item that does not exist",
     "Payments.pay: return self._select(": AGAIN,
     "Payments.pay: with self._database.write(): (2)": AGAIN,

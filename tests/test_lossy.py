@@ -13,7 +13,7 @@ from messaging.outbox import WINDOW_EVENTS, Outbox
 from messaging.transport import Peer
 from messaging.wire import Event, Want, topic
 from runtime.clock import timestamp
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.settings import Settings
 from tests.conftest import eventually
 from tests.lossy import Faults, LossyForwarder
@@ -23,7 +23,7 @@ class Service:
     """Tells numbers on a stream of its own name, and hears those of the streams that it reads."""
 
     def __init__(self, settings: Settings, name: str, *reads: str) -> None:
-        self.database = Database(settings.data_dir / f"{name}.db", "messaging")
+        self.database = SqliteFile(settings.data_dir / f"{name}.db", "messaging")
         self.outbox = Outbox(self.database, name, f"/{name}")
         self.heard: list[int] = []
         table = {"counted": lambda event: self.heard.append(event.data["n"])}

@@ -27,7 +27,7 @@ from inventory.app import Inventory
 from inventory.app import create_app as inventory_app
 from payment.app import Payment
 from payment.app import create_app as payment_app
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.settings import Settings
 from shop.app import Shop
 from shop.app import create_app as shop_app
@@ -326,7 +326,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("messaging.outbox.ACK_TIMEOUT_S", 0.05)
     monkeypatch.setattr("messaging.outbox.PROBE_INTERVAL_S", 0.1)
     monkeypatch.setattr("messaging.follower.WANT_INTERVAL_S", 0.05)
-    monkeypatch.setattr(Database, "claim", lambda database: None)
+    monkeypatch.setattr(SqliteFile, "claim", lambda database: None)
 
 
 # An example takes a second, since it opens databases and waits for events.

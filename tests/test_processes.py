@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.database import Database
+from runtime.database import SqliteFile
 from tests.conftest import eventually, free_port
 from tests.processes import ALL, SERVICES, World, unread_pipe
 
@@ -177,7 +177,7 @@ def test_a_second_copy(world: World) -> None:
 def test_a_file_of_a_newer_version(world: World, name: str, packages: int) -> None:
     """A database with a step that this version does not know: one line, exit code 1."""
     path = world.settings.data_dir / f"{name}.db"
-    database = Database(path, *("runtime", "messaging", name)[-packages:])
+    database = SqliteFile(path, *("runtime", "messaging", name)[-packages:])
     database.open()
     database.close()
     change = f"INSERT INTO {name}_migration (name, applied) VALUES ('9999_future', '2036-01-01')"

@@ -12,7 +12,7 @@ from falcon.testing import TestClient
 from messaging.event import document
 from messaging.wire import Event, Place
 from payment.app import Payment
-from runtime.database import Database
+from runtime.database import SqliteFile
 from shop.app import Shop, create_app
 from tests.shop.conftest import stocked  # noqa: F401  # a fixture, asked for by its name
 
@@ -21,7 +21,7 @@ ORDER = "0b5e6f0a-3c1d-4a57-9a59-0c6b5c9a{:04x}"
 
 
 @contextmanager
-def statements(database: Database) -> Iterator[list[str]]:
+def statements(database: SqliteFile) -> Iterator[list[str]]:
     """What this thread's connection is told meanwhile, by their first words."""
     told: list[str] = []
 

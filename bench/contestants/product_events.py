@@ -21,7 +21,7 @@ from messaging.exchange import Exchange, transport
 from messaging.inbox import Handlers
 from messaging.outbox import Outbox
 from runtime.clock import timestamp
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.logs import configure_logs
 from runtime.settings import load_settings
 
@@ -71,13 +71,13 @@ def consume(job: Job) -> None:
     exchange.stop()
 
 
-def _database(job: Job, role: str) -> Database:
-    database = Database(Path(job.url) / f"{job.name}-{role}.db", "runtime", "messaging")
+def _database(job: Job, role: str) -> SqliteFile:
+    database = SqliteFile(Path(job.url) / f"{job.name}-{role}.db", "runtime", "messaging")
     database.open()
     return database
 
 
-def _exchange(database: Database, outbox: Outbox, handlers: dict[str, Handlers]) -> Exchange:
+def _exchange(database: SqliteFile, outbox: Outbox, handlers: dict[str, Handlers]) -> Exchange:
     """An exchange that runs, once the broker has heard from it."""
     way = transport(load_settings(), outbox.stream, outbox.stream, handlers)
     exchange = Exchange(database, outbox, handlers, way)

@@ -9,6 +9,7 @@ from peewee import (
     CompositeKey,
     ForeignKeyField,
     IntegerField,
+    SqliteDatabase,
     UUIDField,
 )
 
@@ -47,6 +48,6 @@ def up(migrator, db):
 
         class Meta:
             primary_key = CompositeKey("order", "item_id")
-            without_rowid = True
+            without_rowid = isinstance(db, SqliteDatabase)
 
     db.create_tables([User, Item, Order, OrderLine])

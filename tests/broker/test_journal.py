@@ -13,7 +13,7 @@ from broker.journal import Journal
 from inventory.app import Inventory
 from messaging.transport import Peer
 from messaging.wire import START, Ack, Event, Message, Place, Refuse, Replay, Want
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.errors import StartError
 from runtime.settings import Settings
 from shop.app import Shop
@@ -312,14 +312,14 @@ def test_a_damaged_journal_on_a_full_disk_is_begun_anew_when_there_is_space(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.handle(event(1))
-    real, failures = Database.open, iter([True])
+    real, failures = SqliteFile.open, iter([True])
 
-    def full(database: Database) -> None:
+    def full(database: SqliteFile) -> None:
         if next(failures, False):
             raise StartError("database or disk is full")
         real(database)
 
-    monkeypatch.setattr(Database, "open", full)
+    monkeypatch.setattr(SqliteFile, "open", full)
     bench.journal._damage = DatabaseError("malformed")
     for _ in range(2):
         monkeypatch.setattr(bench.journal, "_write_at", float("-inf"))

@@ -9,7 +9,7 @@ from peewee import OperationalError
 
 from messaging.event import document
 from messaging.wire import Event, Place, Replay
-from runtime.database import Database
+from runtime.database import SqliteFile
 
 OLDER, EPOCH, NEWER = (bytes([*range(15), number]) for number in (1, 2, 3))
 NOON = "2026-11-23T12:00:00.000Z"
@@ -37,7 +37,7 @@ def replay(event: Event, follows: Place | None = None) -> Replay:
     return Replay("me", event.stream, before, event.place, event.body)
 
 
-def fail_after_commit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def fail_after_commit(database: SqliteFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the next transaction be committed and yet fail, as a disk may have it."""
     write = database.write
 
@@ -57,15 +57,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(tmp_path: Path) -> Iterator[SqliteFile]:
     """A service's database with one table of its own, ``effect``, for its handlers."""
-    opened = Database(tmp_path / "service.db", "messaging")
+    opened = SqliteFile(tmp_path / "service.db", "messaging")
     opened.open()
     opened.execute_sql("CREATE TABLE effect (n INTEGER)")
     yield opened
     opened.close()
 
 
-def effects(database: Database) -> list[int]:
+def effects(database: SqliteFile) -> list[int]:
     """What the handlers have done, in order."""
     return [n for (n,) in database.execute_sql("SELECT n FROM effect ORDER BY rowid").fetchall()]

@@ -6,7 +6,7 @@ from messaging.event import Event
 from messaging.inbox import Reader, count_dead
 from messaging.models import DeadLetter, Inbox
 from messaging.wire import START
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.errors import NotFound
 from tests.messaging.conftest import EPOCH, effects, live, replay
 
@@ -14,7 +14,7 @@ from tests.messaging.conftest import EPOCH, effects, live, replay
 class Morgue:
     """A service with one dead event, the second of three."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqliteFile) -> None:
         self.database = database
         self.broken: Exception | None = None
         handlers = {"counted": self._handle}
@@ -42,7 +42,7 @@ class Morgue:
 
 
 @pytest.fixture
-def morgue(database: Database) -> Morgue:
+def morgue(database: SqliteFile) -> Morgue:
     return Morgue(database)
 
 

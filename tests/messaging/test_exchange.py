@@ -17,7 +17,7 @@ from messaging.outbox import Outbox
 from messaging.transport import ForwarderTransport, Peer
 from messaging.wire import Ack, Message, Place, Refuse, Replay, Want, pack, topic
 from messaging.wire import Event as LiveEvent
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.settings import Settings
 from shop.app import Shop
 from tests.conftest import Broker, eventually
@@ -105,7 +105,7 @@ class Numbers:
     """A service that tells numbers on one stream, and keeps those of the streams that it reads."""
 
     def __init__(self, path: Path, writes: str, reads: tuple[str, ...], way: Any) -> None:
-        self.database = Database(path, "messaging")
+        self.database = SqliteFile(path, "messaging")
         self.database.open()
         self.database.execute_sql("CREATE TABLE effect (n INTEGER)")
         self.outbox = Outbox(self.database, writes, "/test")

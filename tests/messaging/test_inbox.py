@@ -12,7 +12,7 @@ from messaging.inbox import Reader, count_dead
 from messaging.models import DeadLetter, Inbox
 from messaging.wire import START, Place
 from messaging.wire import Event as LiveEvent
-from runtime.database import Database
+from runtime.database import SqliteFile
 from tests.messaging.conftest import (
     EPOCH,
     NEWER,
@@ -28,7 +28,7 @@ from tests.messaging.conftest import (
 class Bench:
     """A reader whose handler writes to the table ``effect`` and then fails as ``fail`` says."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: SqliteFile, clock: Clock) -> None:
         self.database, self.clock = database, clock
         self.tries: list[tuple[float, int]] = []  # when, and the number of which event
         self.fail: Callable[[int], object] = lambda n: None
@@ -73,7 +73,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(database: Database, clock: Clock) -> Bench:
+def bench(database: SqliteFile, clock: Clock) -> Bench:
     return Bench(database, clock)
 
 

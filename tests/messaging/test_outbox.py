@@ -7,16 +7,16 @@ import pytest
 from messaging.event import EventTooLarge
 from messaging.outbox import Outbox, Publisher
 from messaging.wire import START, Event, Place, Replay
-from runtime.database import Database
+from runtime.database import SqliteFile
 from tests.messaging.conftest import NEWER, NOON, OLDER, Clock
 
 
 @pytest.fixture
-def outbox(database: Database) -> Outbox:
+def outbox(database: SqliteFile) -> Outbox:
     return Outbox(database, "numbers", "/test")
 
 
-def emit(database: Database, outbox: Outbox, count: int = 1, size: int = 0) -> None:
+def emit(database: SqliteFile, outbox: Outbox, count: int = 1, size: int = 0) -> None:
     """Tell ``count`` events, each in a transaction of its own."""
     for _ in range(count):
         with database.write():
@@ -36,7 +36,7 @@ def test_events_are_emitted_in_transactions_only(outbox: Outbox) -> None:
 def test_a_database_is_one_epoch_counted_from_1(tmp_path: Path) -> None:
     """The epoch is the time when the database was made and 8 random bytes, and stays."""
     before = time.time_ns()
-    database = Database(tmp_path / "other.db", "messaging")
+    database = SqliteFile(tmp_path / "other.db", "messaging")
     database.open()
     made = time.time_ns()
     outbox = Outbox(database, "numbers", "/test")
@@ -46,7 +46,7 @@ def test_a_database_is_one_epoch_counted_from_1(tmp_path: Path) -> None:
     assert before <= int.from_bytes(epoch[:8], "big") <= made
     database.close()
 
-    again = Database(database.path, "messaging")
+    again = SqliteFile(database.path, "messaging")
     again.open()
     outbox = Outbox(again, "numbers", "/test")
     emit(again, outbox)
@@ -57,7 +57,7 @@ def test_a_database_is_one_epoch_counted_from_1(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("told_before", [0, 2])
 def test_what_is_rolled_back_leaves_no_hole(
-    database: Database, outbox: Outbox, told_before: int
+    database: SqliteFile, outbox: Outbox, told_before: int
 ) -> None:
     emit(database, outbox, told_before)
     with pytest.raises(ZeroDivisionError), database.write():
@@ -72,11 +72,11 @@ def test_what_is_rolled_back_leaves_no_hole(
 
 def test_events_of_many_threads_and_processes_appear_in_sequence(tmp_path: Path) -> None:
     """Whoever looks meanwhile sees 1, 2, 3…: an event is never visible before an earlier one."""
-    databases = [Database(tmp_path / "service.db", "messaging") for _ in range(2)]
+    databases = [SqliteFile(tmp_path / "service.db", "messaging") for _ in range(2)]
     for database in databases:
         database.open()
 
-    def work(database: Database) -> None:
+    def work(database: SqliteFile) -> None:
         emit(database, Outbox(database, "numbers", "/test"), 20)
         database.close()
 
@@ -95,7 +95,7 @@ def test_events_of_many_threads_and_processes_appear_in_sequence(tmp_path: Path)
 class Bench:
     """A publisher, and the sequences that it has sent."""
 
-    def __init__(self, database: Database, outbox: Outbox, clock: Clock) -> None:
+    def __init__(self, database: SqliteFile, outbox: Outbox, clock: Clock) -> None:
         self.database, self.outbox, self.clock = database, outbox, clock
         self.sent: list[int] = []
         self.asked: list[Place] = []
@@ -151,7 +151,7 @@ def numbers(first: int, last: int) -> list[int]:
 
 
 @pytest.fixture
-def bench(database: Database, outbox: Outbox, clock: Clock) -> Bench:
+def bench(database: SqliteFile, outbox: Outbox, clock: Clock) -> Bench:
     """The publisher of a database that has told nothing yet, and of which the journal has none."""
     bench = Bench(database, outbox, clock)
     bench.publisher.step()
@@ -160,7 +160,7 @@ def bench(database: Database, outbox: Outbox, clock: Clock) -> Bench:
 
 
 @pytest.fixture
-def restarted(database: Database, outbox: Outbox, clock: Clock) -> Bench:
+def restarted(database: SqliteFile, outbox: Outbox, clock: Clock) -> Bench:
     """The publisher of a database with five events, just started."""
     emit(database, outbox, 5)
     return Bench(database, outbox, clock)

@@ -10,7 +10,7 @@ import messaging.retention
 from messaging.models import Head, Inbox, Outbox
 from messaging.retention import STEP_ROWS, Retention
 from runtime.clock import timestamp
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.models import KeptAnswer
 from tests.conftest import eventually
 from tests.messaging.conftest import EPOCH
@@ -19,14 +19,14 @@ MANY = 2 * STEP_ROWS + 1
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(tmp_path / "service.db", "runtime", "messaging")
+def database(tmp_path: Path) -> Iterator[SqliteFile]:
+    opened = SqliteFile(tmp_path / "service.db", "runtime", "messaging")
     opened.open()
     yield opened
     opened.close()
 
 
-def fill(database: Database, days: float, first: int, count: int) -> None:
+def fill(database: SqliteFile, days: float, first: int, count: int) -> None:
     """Applied events, kept answers and told events of some days ago."""
     then = timestamp(datetime.now(UTC) - timedelta(days=days))
     numbers = range(first, first + count)
@@ -40,12 +40,12 @@ def fill(database: Database, days: float, first: int, count: int) -> None:
         Outbox.insert_many([{"sequence": n, "body": b"{}"} for n in numbers]).execute(database)
 
 
-def sizes(database: Database) -> list[int]:
+def sizes(database: SqliteFile) -> list[int]:
     return [model.select().count(database) for model in (Inbox, KeptAnswer, Outbox, Head)]
 
 
 def test_what_is_too_old_goes_away_and_the_rest_stays(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: SqliteFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Outbox rows stay, however old they are."""
     fill(database, days=30.01, first=1, count=MANY)
@@ -62,7 +62,7 @@ def test_what_is_too_old_goes_away_and_the_rest_stays(
     ]
 
 
-def test_it_goes_in_small_steps(database: Database) -> None:
+def test_it_goes_in_small_steps(database: SqliteFile) -> None:
     """The oldest first, and each in a transaction of its own, between which others get in."""
     fill(database, days=40, first=STEP_ROWS + 1, count=STEP_ROWS)
     fill(database, days=50, first=1, count=STEP_ROWS)
@@ -78,7 +78,7 @@ def test_it_goes_in_small_steps(database: Database) -> None:
     assert commits == [STEP_ROWS, 0]
 
 
-def test_nothing_to_prune_waits_for_nobody(database: Database) -> None:
+def test_nothing_to_prune_waits_for_nobody(database: SqliteFile) -> None:
     """It takes no lock then: a writer that is in the way does not delay it."""
     fill(database, days=1, first=1, count=3)
     with database.write():
@@ -91,7 +91,7 @@ def test_nothing_to_prune_waits_for_nobody(database: Database) -> None:
         assert not pruner.is_alive()
 
 
-def test_an_outage_ends_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_ends_nothing(database: SqliteFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messaging.retention, "IDLE_S", 0.01)
     database.execute_sql("ALTER TABLE inbox RENAME TO elsewhere")
     retention = Retention(database, days=30)

@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 
-from runtime.database import Database
+from runtime.database import SqliteFile
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class Probe:
         yield GaugeMetricFamily("answer", "of all", value=42)
 
 
-def in_threads(database: Database, actions: Sequence[Callable[[], T]]) -> list[T]:
+def in_threads(database: SqliteFile, actions: Sequence[Callable[[], T]]) -> list[T]:
     """Call each action in a thread of its own, all at once, and give what they answer."""
 
     def call(action: Callable[[], T]) -> T:
@@ -40,9 +40,9 @@ def in_threads(database: Database, actions: Sequence[Callable[[], T]]) -> list[T
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(tmp_path: Path) -> Iterator[SqliteFile]:
     """An open database with the shell's own table, and one for a test's notes."""
-    opened = Database(tmp_path / "data" / "test.db", "runtime")
+    opened = SqliteFile(tmp_path / "data" / "test.db", "runtime")
     opened.open()
     opened.execute_sql("CREATE TABLE note (text)")
     yield opened
@@ -50,19 +50,19 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteFile]:
     """An open database for tests that change nothing in it."""
-    opened = Database(tmp_path_factory.mktemp("data") / "shared.db", "runtime")
+    opened = SqliteFile(tmp_path_factory.mktemp("data") / "shared.db", "runtime")
     opened.open()
     yield opened
     opened.close()
 
 
-def note(database: Database, text: object) -> None:
+def note(database: SqliteFile, text: object) -> None:
     database.execute_sql("INSERT INTO note VALUES (?)", (text,))
 
 
-def notes(database: Database) -> list[object]:
+def notes(database: SqliteFile) -> list[object]:
     return [text for (text,) in database.execute_sql("SELECT text FROM note ORDER BY rowid")]
 
 

@@ -6,7 +6,7 @@ from falcon.testing import Result, TestClient
 
 from runtime import ROOT
 from runtime.api import MAX_ID, IdPage, QueryId, documented, send_list
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.http import http_app
 from tests.runtime.conftest import Probe
 
@@ -35,7 +35,7 @@ def birds() -> Birds:
 
 
 @pytest.fixture
-def client(shared: Database, birds: Birds) -> TestClient:
+def client(shared: SqliteFile, birds: Birds) -> TestClient:
     app = http_app(shared, Probe(), api, ROOT / "shop" / "static")
     app.add_route("/birds", birds)
     return TestClient(app)

@@ -13,22 +13,22 @@ import peewee
 import pytest
 
 import runtime.database
-from runtime.database import ROOT, Database, Table, is_outage
+from runtime.database import ROOT, SqliteFile, Table, is_outage
 from runtime.errors import StartError
 from tests.runtime.conftest import in_threads, note, notes
 
 
-def pragmas(database: Database) -> list[object]:
+def pragmas(database: SqliteFile) -> list[object]:
     names = "journal_mode", "synchronous", "foreign_keys"
     return [database.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in names]
 
 
-def test_every_thread_flushes_its_commits(database: Database) -> None:
+def test_every_thread_flushes_its_commits(database: SqliteFile) -> None:
     answers = [pragmas(database), *in_threads(database, [partial(pragmas, database)] * 2)]
     assert answers == [["wal", 2, 1]] * 3
 
 
-def test_a_write_is_committed_or_undone(database: Database) -> None:
+def test_a_write_is_committed_or_undone(database: SqliteFile) -> None:
     """Listeners hear of commits only, once each, when others can see what was written."""
     heard: list[list[object]] = []
     database.listeners.append(lambda: heard.extend(in_threads(database, [lambda: notes(database)])))
@@ -48,12 +48,12 @@ def test_a_write_is_committed_or_undone(database: Database) -> None:
 
 
 def test_there_is_one_writer_at_a_time(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: SqliteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writers of one process wait for each other, and never meet SQLite's own lock."""
     with monkeypatch.context() as without_patience:
         without_patience.setattr(runtime.database, "BUSY_TIMEOUT_S", 0)
-        impatient = Database(database.path, "runtime")
+        impatient = SqliteFile(database.path, "runtime")
     note(database, 0)
 
     def count() -> None:
@@ -66,7 +66,7 @@ def test_there_is_one_writer_at_a_time(
 
 
 def test_who_waits_too_long_for_the_writer_gives_up(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: SqliteFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a stuck writer does not make a queue of all threads."""
     monkeypatch.setattr(runtime.database, "BUSY_TIMEOUT_S", 0.05)
@@ -79,10 +79,10 @@ def test_who_waits_too_long_for_the_writer_gives_up(
         pool.submit(write).result()
 
 
-def test_opening_again_keeps_what_is_there(database: Database) -> None:
+def test_opening_again_keeps_what_is_there(database: SqliteFile) -> None:
     note(database, "kept")
     database.open()
-    again = Database(database.path, "runtime")
+    again = SqliteFile(database.path, "runtime")
     again.open()
     assert notes(again) == ["kept"]
     again.close()
@@ -95,10 +95,10 @@ def test_a_later_migration_keeps_what_is_there(
     folder = tmp_path / "birds" / "migrations"
     folder.mkdir(parents=True)
 
-    def migrate(name: str, sql: str) -> Database:
+    def migrate(name: str, sql: str) -> SqliteFile:
         text = f"def up(migrator, db):\n    db.execute_sql({sql!r})\n"
         (folder / name).write_text(text)
-        migrated = Database(tmp_path / "birds.db", "birds")
+        migrated = SqliteFile(tmp_path / "birds.db", "birds")
         migrated.open()
         return migrated
 
@@ -112,8 +112,8 @@ def test_a_later_migration_keeps_what_is_there(
 
 def test_several_processes_may_open_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from runtime.database import Database; "
-        "Database(Path(sys.argv[1]), 'runtime', 'messaging', 'shop').open()"
+        "import sys; from pathlib import Path; from runtime.database import SqliteFile; "
+        "SqliteFile(Path(sys.argv[1]), 'runtime', 'messaging', 'shop').open()"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "data" / "x.db")], cwd=ROOT)
@@ -122,12 +122,12 @@ def test_several_processes_may_open_at_once(tmp_path: Path) -> None:
     assert [process.wait(30) for process in processes] == [0] * 4
 
 
-def test_the_file_of_a_newer_version_is_refused(database: Database) -> None:
+def test_the_file_of_a_newer_version_is_refused(database: SqliteFile) -> None:
     database.execute_sql(
         "INSERT INTO runtime_migration (name, applied) VALUES ('9999_later', '2030-01-01')"
     )
     with pytest.raises(StartError, match=r"^[^\n]*newer version[^\n]*DATA_DIR[^\n]*$"):
-        Database(database.path, "runtime").open()
+        SqliteFile(database.path, "runtime").open()
 
 
 def under_a_file(path: Path) -> None:
@@ -149,17 +149,17 @@ def test_a_file_that_cannot_be_opened_is_one_line(
 ) -> None:
     path = tmp_path / "data" / "x.db"
     make(path)
-    database = Database(path, "runtime")
+    database = SqliteFile(path, "runtime")
     with pytest.raises(StartError, match=r"^cannot open [^\n]*DATA_DIR[^\n]*$"):
         database.open()
     database.close()
 
 
-def test_a_file_has_one_process(database: Database, tmp_path: Path) -> None:
+def test_a_file_has_one_process(database: SqliteFile, tmp_path: Path) -> None:
     """Who comes second is refused, until the first has ended, however it did."""
     code = (
-        "import sys; from pathlib import Path; from runtime.database import Database; "
-        "Database(Path(sys.argv[1]), 'runtime').claim(); print('mine', flush=True); input()"
+        "import sys; from pathlib import Path; from runtime.database import SqliteFile; "
+        "SqliteFile(Path(sys.argv[1]), 'runtime').claim(); print('mine', flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(database.path)],
@@ -173,7 +173,7 @@ def test_a_file_has_one_process(database: Database, tmp_path: Path) -> None:
             database.claim()
         first.kill()
     database.claim()
-    second = Database(database.path, "runtime")
+    second = SqliteFile(database.path, "runtime")
     with pytest.raises(StartError):
         second.claim()
     for claimed in (database, second):
@@ -184,7 +184,7 @@ def test_a_file_has_one_process(database: Database, tmp_path: Path) -> None:
 def test_a_claim_under_a_file_is_refused(tmp_path: Path) -> None:
     under_a_file(tmp_path / "data" / "x.db")
     with pytest.raises(StartError, match="cannot open"):
-        Database(tmp_path / "data" / "x.db", "runtime").claim()
+        SqliteFile(tmp_path / "data" / "x.db", "runtime").claim()
 
 
 def schema(database: peewee.SqliteDatabase) -> Iterator[tuple[str, str]]:
@@ -198,7 +198,7 @@ def schema(database: peewee.SqliteDatabase) -> Iterator[tuple[str, str]]:
 )
 def test_migrations_make_what_the_models_say(package: str, tmp_path: Path) -> None:
     """The same tables, columns, types, keys and indexes."""
-    migrated = Database(tmp_path / "migrated.db", package)
+    migrated = SqliteFile(tmp_path / "migrated.db", package)
     migrated.open()
     declared = peewee.SqliteDatabase(":memory:")
     members = vars(import_module(f"{package}.models")).values()

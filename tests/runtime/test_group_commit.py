@@ -9,7 +9,7 @@ import pytest
 import structlog
 from peewee import OperationalError
 
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.errors import NotFound
 from runtime.group_commit import GroupCommit
 from tests.conftest import eventually
@@ -19,7 +19,7 @@ from tests.runtime.conftest import in_threads, note, notes
 class Commits:
     """Counts the commits of a database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqliteFile) -> None:
         self.database, self.count = database, 0
         database.listeners.append(self._count)
 
@@ -52,11 +52,11 @@ class Commits:
 
 
 @pytest.fixture
-def commits(database: Database) -> Commits:
+def commits(database: SqliteFile) -> Commits:
     return Commits(database)
 
 
-def test_a_group_shares_one_commit(commits: Commits, database: Database) -> None:
+def test_a_group_shares_one_commit(commits: Commits, database: SqliteFile) -> None:
     """Each gets its own result, and sees what those before it did."""
 
     def add(number: int) -> Callable[[], object]:
@@ -74,7 +74,7 @@ def test_a_group_shares_one_commit(commits: Commits, database: Database) -> None
 @pytest.mark.parametrize("error", [NotFound("refused"), RuntimeError("a mistake")])
 @pytest.mark.parametrize("written", [False, True], ids=["before writing", "after writing"])
 def test_who_fails_fails_alone(
-    commits: Commits, database: Database, error: Exception, written: bool
+    commits: Commits, database: SqliteFile, error: Exception, written: bool
 ) -> None:
     """What it has written is undone; the others are confirmed, and done once."""
 
@@ -119,7 +119,7 @@ def test_a_commit_that_fails_confirms_nobody() -> None:
     assert call(lambda: "done") == "done"
 
 
-def test_each_runs_as_its_own_thread_would(database: Database) -> None:
+def test_each_runs_as_its_own_thread_would(database: SqliteFile) -> None:
     """With the id of its own request, whoever leads."""
     group = database._group
 
@@ -144,7 +144,7 @@ def test_each_runs_as_its_own_thread_would(database: Database) -> None:
         pool.submit(database.close).result(10)
 
 
-def test_many_groups_one_after_another(database: Database) -> None:
+def test_many_groups_one_after_another(database: SqliteFile) -> None:
     """Whatever meets whatever, each is done once, and nobody waits for ever."""
 
     def add_some(start: int) -> Callable[[], None]:

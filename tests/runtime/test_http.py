@@ -17,7 +17,7 @@ import payment.app
 import shop.app
 from runtime import ROOT
 from runtime.api import documented
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.errors import FieldError, NotFound, Refused, StartError
 from runtime.http import http_app
 from runtime.problem import MAX_BODY_BYTES
@@ -69,7 +69,7 @@ class Faulty:
         raise self.error
 
 
-def shell(database: Database, **status: Any) -> TestClient:
+def shell(database: SqliteFile, **status: Any) -> TestClient:
     """A client of the bare shell, whose messaging tells this status."""
     return TestClient(
         http_app(database, Probe(lambda: status), documented("Test"), ROOT / "shop" / "static")
@@ -77,14 +77,14 @@ def shell(database: Database, **status: Any) -> TestClient:
 
 
 @pytest.mark.parametrize("given", ["x", "A.b_c-9", "a" * 128])
-def test_a_request_id_is_taken(given: str, shared: Database) -> None:
+def test_a_request_id_is_taken(given: str, shared: SqliteFile) -> None:
     answer = shell(shared).simulate_get("/livez", headers={"X-Request-ID": given})
     assert answer.headers["X-Request-ID"] == given
 
 
 @pytest.mark.parametrize("given", [None, "", "a b", "a,b", "a" * 129, "caf\u00e9", "{}"])
 def test_a_request_id_is_made_where_there_is_no_good_one(
-    given: str | None, shared: Database
+    given: str | None, shared: SqliteFile
 ) -> None:
     headers = {} if given is None else {"X-Request-ID": given}
     answers = [shell(shared).simulate_get("/livez", headers=headers) for _ in range(2)]
@@ -109,7 +109,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("error", "status"), ERRORS, ids=lambda value: repr(value)[:30])
-def test_an_error_is_a_problem(error: Exception, status: int, shared: Database) -> None:
+def test_an_error_is_a_problem(error: Exception, status: int, shared: SqliteFile) -> None:
     """It carries the request's id; what went wrong inside is for the log alone."""
     client = shell(shared)
     client.app.add_route("/{word}", Faulty(error))
@@ -139,7 +139,7 @@ def test_an_error_is_a_problem(error: Exception, status: int, shared: Database) 
     ],
 )
 def test_what_falcon_refuses_is_a_problem(
-    method: str, path: str, size: int, status: int, allow: str, shared: Database
+    method: str, path: str, size: int, status: int, allow: str, shared: SqliteFile
 ) -> None:
     answer = shell(shared).simulate_request(method, path, body=b" " * size)
     assert (answer.status_code, answer.json["status"]) == (status, status)
@@ -179,7 +179,7 @@ def test_probes_with_the_broker(
     eventually(lambda: client.simulate_get("/readyz").json == expected)
 
 
-def test_a_service_that_stopped_publishing_is_unready(shared: Database) -> None:
+def test_a_service_that_stopped_publishing_is_unready(shared: SqliteFile) -> None:
     ready = shell(shared, broker="up", problem="publishing stopped").simulate_get("/readyz")
     assert ready.status_code == 503
     assert (ready.json["status"], ready.json["database"]) == ("unready", "up")
@@ -189,7 +189,7 @@ def test_a_service_that_stopped_publishing_is_unready(shared: Database) -> None:
 def test_a_service_without_its_database_is_alive_but_unready(tmp_path: Path) -> None:
     """And serves as soon as the database can be had."""
     (tmp_path / "data").write_text("in the way")
-    database = Database(tmp_path / "data" / "x.db", "runtime")
+    database = SqliteFile(tmp_path / "data" / "x.db", "runtime")
     client = shell(database)
     assert client.simulate_get("/livez").status_code == 200
     assert client.simulate_get("/metrics").status_code == 200
@@ -204,7 +204,7 @@ def test_a_service_without_its_database_is_alive_but_unready(tmp_path: Path) -> 
     database.close()
 
 
-def test_a_database_that_fails_later_makes_it_unready(shared: Database) -> None:
+def test_a_database_that_fails_later_makes_it_unready(shared: SqliteFile) -> None:
     def status() -> dict[str, Any]:
         raise peewee.OperationalError("disk I/O error")
 
@@ -222,7 +222,7 @@ def test_metrics_are_prometheus_text(client: TestClient) -> None:
     assert all(line.fullmatch(each) for each in answer.text.splitlines())
 
 
-def test_requests_are_counted_by_route_method_and_status(shared: Database) -> None:
+def test_requests_are_counted_by_route_method_and_status(shared: SqliteFile) -> None:
     """By the route and not by the path, which anybody may choose, as they may the method."""
     client = shell(shared)
     client.app.add_route("/things/{thing}", Faulty(NotFound("gone")))

@@ -12,7 +12,7 @@ from falcon.testing import Result, TestClient
 
 from runtime import ROOT
 from runtime.api import created, documented
-from runtime.database import Database
+from runtime.database import SqliteFile
 from runtime.errors import FieldError, Refused
 from runtime.http import http_app
 from runtime.idempotency import once
@@ -25,7 +25,7 @@ EMPTY = hashlib.sha256(b"{}").digest()
 class Notes:
     """A resource whose effect is a note, and whose answer tells how many there are."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqliteFile) -> None:
         self.database = database
         self.answer: Any = None
         self.error: Exception | None = None
@@ -44,12 +44,12 @@ class Notes:
 
 
 @pytest.fixture
-def resource(database: Database) -> Notes:
+def resource(database: SqliteFile) -> Notes:
     return Notes(database)
 
 
 @pytest.fixture
-def client(database: Database, resource: Notes) -> TestClient:
+def client(database: SqliteFile, resource: Notes) -> TestClient:
     app = http_app(database, Probe(), documented("Test"), ROOT / "shop" / "static")
     app.add_route("/notes", resource)
     app.add_route("/others", resource)
@@ -69,7 +69,7 @@ def same(first: Result, second: Result) -> bool:
     )
 
 
-def test_the_first_answer_is_given_again(client: TestClient, database: Database) -> None:
+def test_the_first_answer_is_given_again(client: TestClient, database: SqliteFile) -> None:
     """The same JSON in other words is the same request; another path is another one."""
     first = post(client, "k", '{"a": 1, "b": [{"c": 2, "d": 3}]}')
     again = post(client, "k", '{ "b":[{"d":3,"c":2}],"a":1 }')
@@ -78,7 +78,7 @@ def test_the_first_answer_is_given_again(client: TestClient, database: Database)
     assert post(client, "k", path="/others").json["count"] == len(notes(database)) == 2
 
 
-def test_at_the_same_time_there_is_one_effect(client: TestClient, database: Database) -> None:
+def test_at_the_same_time_there_is_one_effect(client: TestClient, database: SqliteFile) -> None:
     first, *others = in_threads(database, [partial(post, client, "k")] * 8)
     assert first.status_code == 201
     assert all(same(first, other) for other in others)
@@ -87,7 +87,7 @@ def test_at_the_same_time_there_is_one_effect(client: TestClient, database: Data
 
 @pytest.mark.parametrize("error", [Refused(FieldError("a", "no")), RuntimeError("no")])
 def test_a_failure_keeps_nothing(
-    error: Exception, client: TestClient, resource: Notes, database: Database
+    error: Exception, client: TestClient, resource: Notes, database: SqliteFile
 ) -> None:
     """The same key then does what it could not do before."""
     resource.error = error
@@ -99,7 +99,7 @@ def test_a_failure_keeps_nothing(
 
 
 def test_an_answer_that_cannot_be_kept_undoes_the_effect(
-    client: TestClient, resource: Notes, database: Database
+    client: TestClient, resource: Notes, database: SqliteFile
 ) -> None:
     """Effect and kept answer are one transaction."""
     resource.answer = object()
@@ -111,16 +111,16 @@ def test_an_answer_that_cannot_be_kept_undoes_the_effect(
     assert notes(database) == []
 
 
-def test_effect_and_answer_are_one_commit(client: TestClient, database: Database) -> None:
+def test_effect_and_answer_are_one_commit(client: TestClient, database: SqliteFile) -> None:
     commits: list[int] = []
     database.listeners.append(lambda: commits.append(len(notes(database))))
     post(client, "k")
     assert commits == [1]
 
 
-def test_keys_outlive_the_process(client: TestClient, database: Database) -> None:
+def test_keys_outlive_the_process(client: TestClient, database: SqliteFile) -> None:
     first = post(client, "k")
-    reopened = Database(database.path, "runtime")
+    reopened = SqliteFile(database.path, "runtime")
     app = http_app(reopened, Probe(), documented("Test"), ROOT / "shop" / "static")
     app.add_route("/notes", Notes(reopened))
     assert same(first, post(TestClient(app), "k"))
@@ -128,7 +128,7 @@ def test_keys_outlive_the_process(client: TestClient, database: Database) -> Non
 
 
 def test_an_answer_that_was_undone_is_not_given(
-    client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, database: SqliteFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a group the first answer was there, then all was undone, and done again without it."""
     transact = database.transact

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.settings import Settings, load_settings
+from runtime.settings import Settings, load_settings, without_password
 
 DEFAULTS = {
     "HOST": "127.0.0.1",
@@ -129,4 +129,4 @@ def test_a_wrong_value_is_one_line(
         load_settings()
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
-    assert f"{name}={value!r}" in line
+    assert f"{name}={without_password(value)!r}" in line
