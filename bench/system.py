@@ -45,7 +45,7 @@ class System:
     @property
     def environment(self) -> dict[str, str]:
         """The settings as environment variables."""
-        return {name.upper(): str(value) for name, value in self.settings.model_dump().items()}
+        return self.settings.environment()
 
     def spawn(self, *names: str) -> None:
         """Start processes, and do not wait for them."""

@@ -1,7 +1,8 @@
 """Start the inventory: its HTTP interface, and the exchange of events with the broker."""
 
 from inventory.app import Inventory, create_app
+from runtime import migrate_to
 from runtime.lifecycle import start_service
 
 if __name__ == "__main__":
-    start_service("inventory", __doc__, Inventory, create_app)
+    start_service("inventory", __doc__, Inventory, create_app, migrate_to.COMMAND)

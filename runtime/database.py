@@ -46,7 +46,7 @@ class Database(peewee.Database):
     def __init__(self, packages: Iterable[str], *peewees: Any, **own: Any) -> None:
         super().__init__(*peewees, **own)
         self.listeners: list[Callable[[], None]] = []
-        self._packages = tuple(packages)
+        self.packages = tuple(packages)
         self._opened = False
         self._open_lock = threading.Lock()
         self._write_lock = threading.Lock()
@@ -82,7 +82,7 @@ class Database(peewee.Database):
         raise NotImplementedError
 
     def _migrate(self) -> None:
-        for package in self._packages:
+        for package in self.packages:
             folder = ROOT / package / "migrations"
             runner = Runner(self, folder, table_name=f"{package}_migration")
             newer = [entry.name for entry in runner.status() if entry.path is None]
@@ -167,6 +167,10 @@ class SqliteFile(Database, SqliteDatabase):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(self.path.parent), self.connection_context():
+                if self.table_exists("retired"):
+                    (url,) = self.run("SELECT url FROM retired").fetchone()
+                    variable = f"{self.path.stem.upper()}_DATABASE_URL"
+                    raise StartError(f"{self.path} has moved to {url}: set {variable}")
                 self._migrate()
         except (DatabaseError, OSError) as error:
             raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
@@ -187,6 +191,10 @@ class SqliteFile(Database, SqliteDatabase):
         except OSError as error:
             raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
 
+    def retire(self, url: str) -> None:
+        """Let nobody open it any more: it says that all is at this URL."""
+        self.run("CREATE TABLE retired AS SELECT ? AS url", url)
+
     def _changes(self) -> int:
         return int(self.connection().total_changes)  # type: ignore[no-untyped-call]
 
@@ -194,8 +202,13 @@ class SqliteFile(Database, SqliteDatabase):
 def database_of(settings: Settings, name: str, *packages: str) -> Database:
     """The database of a service: ``NAME_DATABASE_URL``, or else a file in ``DATA_DIR``."""
     url = settings.database_url(name)
-    if url is None:
-        return SqliteFile(settings.data_dir / f"{name}.db", *packages)
+    return (
+        server(url, *packages) if url else SqliteFile(settings.data_dir / f"{name}.db", *packages)
+    )
+
+
+def server(url: str, *packages: str) -> Database:
+    """A database of a server; `StartError` if what it takes is not installed."""
     try:
         from runtime.postgresql import PostgresDatabase  # noqa: PLC0415  # few need its driver
     except ImportError as error:

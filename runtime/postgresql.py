@@ -84,7 +84,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
     def _prepare(self) -> None:
         with self.atomic():
             self.run(LOCK, MIGRATING)
-            histories = {f"{package}_migration" for package in self._packages}
+            histories = {f"{package}_migration" for package in self.packages}
             tables = self.get_tables()
             strange = [name for name in tables if name.endswith("_migration")]
             if strange := sorted(set(strange) - histories):

@@ -28,7 +28,8 @@ def without_password(url: str) -> str:
     return re.sub(r"//[^@,\s]*@", "//…@", url)
 
 
-def _database(url: str) -> str:
+def checked_database_url(url: str) -> str:
+    """The URL of a database on a server; `ValueError` if it is none."""
     if not re.fullmatch(r"postgres(ql)?://\S+", url):
         raise ValueError("must be like postgresql://user:password@host:5432/name")
     return url
@@ -52,10 +53,11 @@ Folder = Annotated[Path, BeforeValidator(_folder)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Days = Annotated[int, Field(ge=1, le=36500)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
-DatabaseUrl = Annotated[str, AfterValidator(_database)] | None
-Servers = Annotated[str, AfterValidator(_servers)] | None
+Unset = BeforeValidator(lambda given: given or None)  # an empty text unsets what others may set
+DatabaseUrl = Annotated[Annotated[str, AfterValidator(checked_database_url)] | None, Unset]
+Servers = Annotated[Annotated[str, AfterValidator(_servers)] | None, Unset]
 Replicas = Annotated[int, Field(ge=1, le=5)]
-File = Annotated[Path, BeforeValidator(_file)] | None
+File = Annotated[Annotated[Path, BeforeValidator(_file)] | None, Unset]
 
 
 class Settings(BaseSettings):
@@ -94,8 +96,8 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """The variables that give these settings to another process."""
-        given = self.model_dump(exclude_none=True)
-        return {name.upper(): str(value) for name, value in given.items()}
+        given = self.model_dump().items()
+        return {name.upper(): "" if value is None else str(value) for name, value in given}
 
     def database_url(self, service: str) -> str | None:
         """The URL of a service's database; None if it is a file in ``data_dir``."""

@@ -38,6 +38,9 @@ class CatalogueVersion(Table):
 
     token = BigIntegerField()
 
+    class Meta:
+        depends_on = (Item,)  # by triggers
+
 
 class Order(Table):
     """A purchase; ``number`` is the order in which they were placed."""

@@ -1,0 +1,67 @@
+"""What a system holds on its servers, written down as the files of an embedded one."""
+
+import os
+from pathlib import Path
+
+import inventory.models
+import payment.models
+import shop.models
+from broker.models import Entry
+from messaging.exchange import transport
+from messaging.follower import Follower
+from messaging.wire import START, Place, Replay
+from runtime.database import SqliteFile, database_of
+from runtime.migrate_to import copy
+from runtime.settings import Settings
+
+SERVICES = (inventory.models, shop.models, payment.models)
+STREAMS = ("items", "orders", "payments")
+POLL_S = 0.05
+
+
+def snapshot(settings: Settings, folder: Path) -> None:
+    """Write each database that is on a server, and the streams of NATS, to ``NAME.db``."""
+    for models in SERVICES:
+        name = models.__name__.partition(".")[0]
+        if settings.database_url(name):
+            packages = ("runtime", "messaging", name)
+            source = database_of(settings, name, *packages)
+            target = SqliteFile(folder / f"{name}.db", *packages)
+            target.open()
+            with target.write():
+                copy(source, target)
+            target.close()
+            source.close()
+    if settings.broker_url:
+        target = SqliteFile(folder / "broker.db", "broker")
+        target.open()
+        with target.write():
+            Entry.delete().execute(target)
+            for stream in STREAMS:
+                for place, body in journal(settings, stream):
+                    Entry.insert(stream=stream, **place._asdict(), body=body).execute(target)
+        target.close()
+
+
+def journal(settings: Settings, stream: str) -> list[tuple[Place, bytes]]:
+    """Everything that the broker holds of a stream, in order."""
+    way = transport(settings, f"journal-{os.getpid()}", None, [stream])
+    follower = Follower(stream, START)
+    events: list[tuple[Place, bytes]] = []
+    way.open()
+    try:
+        while follower.behind != 0:
+            for message in way.poll(POLL_S):
+                match message:
+                    case Replay(_, _, _, head, b""):
+                        follower.handle_end(head)
+                    case Replay():
+                        follower.receive(message)
+            for event in follower.take():
+                events.append((event.place, event.body))
+                follower.place = event.place
+            if way.up and (wanted := follower.want()) is not None:
+                way.fetch(stream, wanted)
+    finally:
+        way.close()
+    return events
