@@ -53,6 +53,13 @@ JOURNAL = """
     ORDER BY outbox.sequence"""
 
 
+def shop_packages() -> tuple[str, ...]:
+    """The packages that have tables in a shop's database; its models are known then."""
+    import shop.models  # noqa: F401, PLC0415  # the benchmark of a queue needs none
+
+    return PACKAGES["shop"]
+
+
 def make(path: Path) -> Path:
     """Make the empty database of the service after which the file is named."""
     database = SqliteFile(path, *PACKAGES[path.stem])

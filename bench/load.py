@@ -74,16 +74,19 @@ def ask(request: Request) -> Answer:
         return _ask(connection, request)
 
 
-def drive(request: Request, seconds: float) -> Load:
+def drive(request: Request, seconds: float, connections: int = CONNECTIONS) -> Load:
     """Ask for some seconds; `Failed` if anything was answered with an error."""
-    load = _wrk(WRK, request, seconds) if WRK else _threads(request, seconds)
+    if WRK:
+        load = _wrk(WRK, request, seconds, connections)
+    else:
+        load = _threads(request, seconds, connections)
     if load.failed or not load.answered:
         told = f"{load.failed} of {load.answered} requests failed"
         raise Failed(f"{request.method} {request.url}: {told}")
     return load
 
 
-def _wrk(wrk: str, request: Request, seconds: float) -> Load:
+def _wrk(wrk: str, request: Request, seconds: float, connections: int) -> Load:
     headers = [f"wrk.headers[ {_lua(k)} ] = {_lua(v)}" for k, v in request.headers.items()]
     script = SCRIPT.format(
         method=_lua(request.method),
@@ -99,7 +102,7 @@ def _wrk(wrk: str, request: Request, seconds: float) -> Load:
             wrk,
             *length,
             "--connections",
-            str(CONNECTIONS),
+            str(connections),
             "--script",
             path,
             request.url,
@@ -120,7 +123,7 @@ def _lua(text: str) -> str:
     return f"[==[{text}]==]"
 
 
-def _threads(request: Request, seconds: float) -> Load:
+def _threads(request: Request, seconds: float, connections: int) -> Load:
     ended = threading.Event()
     netloc = urlsplit(request.url).netloc
 
@@ -133,8 +136,8 @@ def _threads(request: Request, seconds: float) -> Load:
         return answered, failed
 
     begun = time.monotonic()
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        workers = [pool.submit(repeat) for _ in range(CONNECTIONS)]
+    with ThreadPoolExecutor(connections) as pool:
+        workers = [pool.submit(repeat) for _ in range(connections)]
         ended.wait(seconds)
         ended.set()
     elapsed_s = time.monotonic() - begun

@@ -2,7 +2,16 @@
 
 from collections.abc import Callable
 
-from bench.figures import catalogue, checkout, events, footprint, growth, payment, recovery
+from bench.figures import (
+    catalogue,
+    checkout,
+    copies,
+    events,
+    footprint,
+    growth,
+    payment,
+    recovery,
+)
 from bench.findings import Finding
 from bench.processes import Processes
 from bench.turns import Effort
@@ -20,4 +29,5 @@ FIGURES: dict[str, Figure] = {
     "recovery": recovery.catching_up,
     "growth": growth.with_rows,
     "footprint": footprint.of_processes,
+    "copies": copies.beyond_one_machine,
 }

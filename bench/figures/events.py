@@ -32,7 +32,7 @@ Connect = Callable[..., Callable[[], float]]
 def throughput(processes: Processes, effort: Effort) -> list[Finding]:
     """So many events, from the first one written to the last one taken and acknowledged."""
     number = effort.size(20_000, quick=2_000)
-    connect: Connect = partial(_Clients, processes, number, count(1))
+    connect: Connect = partial(Clients, processes, number, count(1))
     contestants, left_out = gather(
         [
             ("outbox, broker, inbox", partial(_product, processes, connect)),
@@ -56,7 +56,7 @@ def throughput(processes: Processes, effort: Effort) -> list[Finding]:
     ]
 
 
-class _Clients:
+class Clients:
     """A publisher and a consumer of one kind of queue, as two processes."""
 
     def __init__(
