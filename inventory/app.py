@@ -5,28 +5,20 @@ from pathlib import Path
 from inventory.api import ItemResource, api
 from inventory.handlers import handlers
 from inventory.items import Items
-from messaging.exchange import Exchange, transport
-from messaging.outbox import Outbox
-from messaging.retention import Retention
-from runtime.database import database_of
+from messaging.service import Service
 from runtime.http import App, http_app, on_first_request
 from runtime.settings import Settings, load_settings
 
 HERE = Path(__file__).parent
 
 
-class Inventory:
-    """The parts of the service; nothing is opened or started yet."""
+class Inventory(Service):
+    """The parts of the service."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.database = database_of(settings, "inventory", "runtime", "messaging", "inventory")
-        outbox = Outbox(self.database, stream="items", source="/inventory")
-        self.items = Items(self.database, outbox)
-        reads = handlers()
-        broker = transport(settings, "inventory", outbox.stream, reads)
-        self.exchange = Exchange(self.database, outbox, reads, broker)
-        self.tasks = [Retention(self.database, settings.retention_days), self.exchange]
+        super().__init__(settings, "inventory", writes="items")
+        self.items = Items(self.database, self.outbox)
+        self.exchanges(handlers())
 
 
 def create_app(inventory: Inventory | None = None) -> App:

@@ -2,35 +2,25 @@
 
 from pathlib import Path
 
-from messaging.dead_letters import DeadLetters
-from messaging.exchange import Exchange, transport
-from messaging.outbox import Outbox
-from messaging.retention import Retention
+from messaging.service import Service
 from payment.api import PaymentResource, api
 from payment.console import Console
 from payment.handlers import handlers
 from payment.payments import Payments
-from runtime.database import database_of
 from runtime.http import App, http_app, on_first_request
 from runtime.settings import Settings, load_settings
 
 HERE = Path(__file__).parent
 
 
-class Payment:
-    """The parts of the service; nothing is opened or started yet."""
+class Payment(Service):
+    """The parts of the service."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.database = database_of(settings, "payment", "runtime", "messaging", "payment")
-        outbox = Outbox(self.database, stream="payments", source="/payment")
-        self.payments = Payments(self.database, outbox)
-        reads = handlers(self.payments)
-        self.dead_letters = DeadLetters(self.database, reads)
-        broker = transport(settings, "payment", outbox.stream, reads)
-        self.exchange = Exchange(self.database, outbox, reads, broker)
-        console = Console(self.database, self.payments)
-        self.tasks = [console, Retention(self.database, settings.retention_days), self.exchange]
+        super().__init__(settings, "payment", writes="payments")
+        self.payments = Payments(self.database, self.outbox)
+        self.exchanges(handlers(self.payments))
+        self.tasks.insert(0, Console(self.database, self.payments))
 
 
 def create_app(payment: Payment | None = None) -> App:

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FilePath,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -14,13 +21,6 @@ def _folder(text: object) -> Path:
     if not text:
         raise ValueError("must name a folder")
     return Path(str(text)).absolute()
-
-
-def _file(text: object) -> Path:
-    path = Path(str(text)).absolute()
-    if not path.is_file():
-        raise ValueError("must name a file")
-    return path
 
 
 def without_password(url: str) -> str:
@@ -57,7 +57,7 @@ Unset = BeforeValidator(lambda given: given or None)  # an empty text unsets wha
 DatabaseUrl = Annotated[Annotated[str, AfterValidator(checked_database_url)] | None, Unset]
 Servers = Annotated[Annotated[str, AfterValidator(_servers)] | None, Unset]
 Replicas = Annotated[int, Field(ge=1, le=5)]
-File = Annotated[Annotated[Path, BeforeValidator(_file)] | None, Unset]
+File = Annotated[FilePath | None, Unset]
 
 
 class Settings(BaseSettings):

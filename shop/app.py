@@ -2,11 +2,7 @@
 
 from pathlib import Path
 
-from messaging.dead_letters import DeadLetters
-from messaging.exchange import Exchange, transport
-from messaging.outbox import Outbox
-from messaging.retention import Retention
-from runtime.database import database_of
+from messaging.service import Service
 from runtime.http import App, http_app, on_first_request
 from runtime.settings import Settings, load_settings
 from shop.api import ItemResource, OrderResource, UserResource, api
@@ -18,21 +14,15 @@ from shop.users import Users
 HERE = Path(__file__).parent
 
 
-class Shop:
-    """The parts of the service; nothing is opened or started yet."""
+class Shop(Service):
+    """The parts of the service."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.database = database_of(settings, "shop", "runtime", "messaging", "shop")
-        outbox = Outbox(self.database, stream="orders", source="/shop")
+        super().__init__(settings, "shop", writes="orders")
         self.users = Users(self.database)
         self.catalogue = Catalogue(self.database)
-        self.orders = Orders(self.database, outbox, self.catalogue)
-        reads = handlers(self.catalogue, self.orders)
-        self.dead_letters = DeadLetters(self.database, reads)
-        broker = transport(settings, "shop", outbox.stream, reads)
-        self.exchange = Exchange(self.database, outbox, reads, broker)
-        self.tasks = [Retention(self.database, settings.retention_days), self.exchange]
+        self.orders = Orders(self.database, self.outbox, self.catalogue)
+        self.exchanges(handlers(self.catalogue, self.orders))
 
 
 def create_app(shop: Shop | None = None) -> App:
