@@ -59,12 +59,15 @@ def main() -> None:
     parser = command_line(__doc__, EXAMPLES, "python -m runtime.backup")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new one, to be made")
     target = parser.parse_args().folder.absolute()
+    settings = load_settings()
     try:
-        count = backup(load_settings().data_dir, target)
+        count = backup(settings.data_dir, target)
     except (OSError, sqlite3.Error) as error:
         say(f"backup: {error}", STDERR)
         raise SystemExit(1) from None
     say(f"{count} databases as they were at one moment are in {target}")
+    if any(name.endswith("database_url") and url for name, url in settings):
+        say("What is on PostgreSQL is not in it: see docs/operations.md", STDERR)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,15 @@ DEFAULTS = {
     "BROKER_SUBSCRIBE_URL": "tcp://127.0.0.1:5560",
     "BROKER_HTTP_PORT": 8000,
     "BROKER_CURVE": "on",
+    "INVENTORY_DATABASE_URL": None,
+    "SHOP_DATABASE_URL": None,
+    "PAYMENT_DATABASE_URL": None,
+    "BROKER_URL": None,
+    "BROKER_REPLICAS": 1,
+    "BROKER_CREDENTIALS": None,
+    "BROKER_TLS_CA": None,
+    "BROKER_TLS_CERT": None,
+    "BROKER_TLS_KEY": None,
     "RETENTION_DAYS": 30,
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "console",
@@ -29,6 +38,15 @@ OTHERS = {
     "BROKER_SUBSCRIBE_URL": "tcp://10.0.0.1:65535",
     "BROKER_HTTP_PORT": "9000",
     "BROKER_CURVE": "off",
+    "INVENTORY_DATABASE_URL": "postgresql:///inventory?host=/run/postgresql",
+    "SHOP_DATABASE_URL": "postgresql://parrots:secret@db.example:5433/shop",
+    "PAYMENT_DATABASE_URL": "postgres://db.example/payment?max_connections=5",
+    "BROKER_URL": "nats://one:4222,tls://parrots:secret@two",
+    "BROKER_REPLICAS": "3",
+    "BROKER_CREDENTIALS": __file__,
+    "BROKER_TLS_CA": __file__,
+    "BROKER_TLS_CERT": __file__,
+    "BROKER_TLS_KEY": __file__,
     "RETENTION_DAYS": "1",
     "LOG_LEVEL": "warning",
     "LOG_FORMAT": "json",
@@ -114,6 +132,14 @@ NOT_A_URL = [
         ("LOG_FORMAT", "two\nlines"),
         *(("BROKER_CURVE", value) for value in ("", "On", "true", "1")),
         *(("RETENTION_DAYS", value) for value in ("", "0", "-1", "1.5", "36501", "month")),
+        *(
+            (f"{service}_DATABASE_URL", value)
+            for service in ("INVENTORY", "SHOP", "PAYMENT")
+            for value in ("shop.db", "sqlite:///shop.db", "mysql://u:secret@h/d", "postgresql:shop")
+        ),
+        *(("BROKER_URL", value) for value in ("nats", "tcp://a:1", "nats://a:1,", "nats://a b")),
+        *(("BROKER_REPLICAS", value) for value in ("", "0", "6", "three")),
+        *((f"BROKER_{name}", "/no/such/file") for name in ("CREDENTIALS", "TLS_CA", "TLS_KEY")),
         ("HOST", ""),
         ("DATA_DIR", ""),
     ],
@@ -130,3 +156,22 @@ def test_a_wrong_value_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert f"{name}={without_password(value)!r}" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("name", [name for name, value in DEFAULTS.items() if value is None])
+def test_an_empty_text_is_an_unset_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a process can be started without what its parent's environment has."""
+    monkeypatch.setenv(name, "")
+    assert load_settings() == Settings()
+    assert load_settings().environment()[name] == ""
+
+
+def test_settings_are_handed_on_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment made of settings gives the same ones, whatever else is set."""
+    settings = load_settings()
+    changed = Settings(**OTHERS)
+    for given in (settings, changed):
+        for name, value in (OTHERS | given.environment()).items():
+            monkeypatch.setenv(name, value)
+        assert load_settings() == given
