@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from messaging.transport import Transport
 from messaging.wire import START, Event, Place, Replay
 
 WANT_INTERVAL_S = 0.5  # the last event of all leaves no gap to see, so one keeps asking
@@ -22,7 +23,7 @@ class Follower:
         self.duplicates = self.gaps = 0
         self._clock = clock
         self._received: list[Event | Replay] = []  # in order, and not yet taken
-        self._journal_head: Place | None = None
+        self.head: Place | None = None  # the journal's; None while it does not answer
         self._gap = self._outstanding = False
         self._wanted_at = self._pause_until = float("-inf")
 
@@ -44,16 +45,29 @@ class Follower:
     @property
     def behind(self) -> int | None:
         """How many events the journal holds above our place, in its epoch; None if unknown."""
-        head, place = self._journal_head, self._place
+        head, place = self.head, self._place
         if head is None or place is None:
             return None
         if head <= place:
             return 0
         return head.sequence - (place.sequence if head.epoch == place.epoch else 0)
 
+    def listen(self, way: Transport, for_s: float) -> None:
+        """Hear what comes in so many seconds at most, and ask for what does not."""
+        for message in way.poll(for_s):
+            match message:
+                case Replay(_, self.stream, _, head, b""):
+                    self.handle_end(head)
+                case Event(self.stream) | Replay(_, self.stream):
+                    self.receive(message)
+        if not way.up:
+            self.disconnect()
+        elif (wanted := self.want()) is not None:
+            way.fetch(self.stream, wanted)
+
     def disconnect(self) -> None:
         """Forget what is only true while the journal answers."""
-        self._journal_head, self._outstanding = None, False
+        self.head, self._outstanding = None, False
 
     def receive(self, message: Event | Replay) -> None:
         """Keep an event that follows what is here; drop duplicates, and what comes after a gap."""
@@ -71,7 +85,7 @@ class Follower:
 
     def handle_end(self, head: Place) -> None:
         """An answer of the journal ends here, and it holds the stream up to ``head``."""
-        self._journal_head, self._outstanding = head, False
+        self.head, self._outstanding = head, False
 
     def want(self) -> Place | None:
         """The place to ask the journal about, if it is time; one want at most is under way.
@@ -82,7 +96,7 @@ class Follower:
         if now < self._pause_until:
             return None
         tip = self._tip()
-        more = self._gap or (self._journal_head is not None and self._journal_head > tip)
+        more = self._gap or (self.head is not None and self.head > tip)
         waited = now - self._wanted_at >= WANT_INTERVAL_S
         if not (waited or (more and not self._outstanding)):
             return None

@@ -4,7 +4,7 @@ import time
 
 from messaging.inbox import Reader
 from messaging.transport import Transport
-from messaging.wire import Place, Replay
+from messaging.wire import Place
 from runtime.errors import StartError
 from runtime.progress import Progress
 
@@ -22,18 +22,11 @@ def catch_up(reader: Reader, transport: Transport, at_least: Place) -> None:
     progress = Progress(lambda: f"{reader.applied:,} events applied, {reader.behind or 0:,} to go")
     place, progress_at = reader.place, time.monotonic()
     while reader.behind != 0 or reader.place < at_least:
-        for message in transport.poll(POLL_S):
-            match message:
-                case Replay(_, reader.stream, _, head, b""):
-                    reader.handle_end(head)
-                case Replay(_, reader.stream):
-                    reader.receive(message)
+        reader.listen(transport, POLL_S)
         reader.apply()
         progress.show()
         if reader.place != place:
             place, progress_at = reader.place, time.monotonic()
         elif time.monotonic() - progress_at > NO_PROGRESS_S:
             raise StartError("the broker is down or has not all events yet: see its log")
-        if transport.up and (wanted := reader.want()) is not None:
-            transport.fetch(reader.stream, wanted)
     progress.clear()

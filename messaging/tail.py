@@ -29,26 +29,17 @@ def tail(way: Transport, stream: str, first: int | None, stopped: Callable[[floa
     begun, hinted = time.monotonic(), False
     follower = Follower(stream, LAST)
     while not stopped(0):
-        for message in way.poll(POLL_S):
-            match message:
-                case Replay(_, told, _, head, b"") if told == stream:
-                    follower.handle_end(head)
-                    if follower.place == LAST:
-                        sequence = head.sequence if first is None else first - 1
-                        follower.place = Place(head.epoch, sequence)
-                case Event(told) | Replay(_, told) if told == stream:
-                    follower.receive(message)
+        follower.listen(way, POLL_S)
+        if follower.place == LAST and (head := follower.head):
+            sequence = head.sequence if first is None else first - 1
+            follower.place = Place(head.epoch, sequence)
         for event in follower.take():
             if not _print(event, stopped):
                 return
             follower.place = event.place
-        if not way.up:
-            follower.disconnect()
-            if not hinted and time.monotonic() - begun > PATIENCE_S:
-                hinted = True
-                say("waiting for the broker: is it running, with these keys?", STDERR)
-        elif (wanted := follower.want()) is not None:
-            way.fetch(stream, wanted)
+        if not way.up and not hinted and time.monotonic() - begun > PATIENCE_S:
+            hinted = True
+            say("waiting for the broker: is it running, with these keys?", STDERR)
 
 
 def _print(event: Event | Replay, stopped: Callable[[float], bool]) -> bool:

@@ -9,7 +9,7 @@ import shop.models
 from broker.models import Entry
 from messaging.exchange import transport
 from messaging.follower import Follower
-from messaging.wire import START, Place, Replay
+from messaging.wire import START, Place
 from runtime.database import SqliteFile, database_of
 from runtime.migrate_to import copy
 from runtime.settings import Settings
@@ -51,17 +51,10 @@ def journal(settings: Settings, stream: str) -> list[tuple[Place, bytes]]:
     way.open()
     try:
         while follower.behind != 0:
-            for message in way.poll(POLL_S):
-                match message:
-                    case Replay(_, _, _, head, b""):
-                        follower.handle_end(head)
-                    case Replay():
-                        follower.receive(message)
+            follower.listen(way, POLL_S)
             for event in follower.take():
                 events.append((event.place, event.body))
                 follower.place = event.place
-            if way.up and (wanted := follower.want()) is not None:
-                way.fetch(stream, wanted)
     finally:
         way.close()
     return events
