@@ -49,9 +49,8 @@ class Journal(threading.Thread):
     def open(self) -> None:
         """Open the file, or a new one if it is unreadable; `StartError` if another has it."""
         self._database = SqliteFile(self._path, "broker")
-        self._database.claim()
         try:
-            self._database.open()
+            self._database.claim()
         except StartError as error:
             if not is_unreadable(error.__cause__):
                 raise

@@ -13,8 +13,7 @@ from messaging.inbox import Handlers, Reader, count_dead
 from messaging.outbox import Outbox, Publisher
 from messaging.transport import ForwarderTransport, Transport
 from messaging.wire import Ack, Event, Message, Refuse, Replay, topic
-from runtime.database import Database
-from runtime.errors import StartError
+from runtime.database import Database, adapter
 from runtime.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -29,11 +28,9 @@ def transport(
 ) -> Transport:
     """The way to the broker of a service that writes one stream, or none, and reads some."""
     if settings.broker_url:
-        try:
-            from messaging.jetstream import JetStreamTransport  # noqa: PLC0415  # few need it
-        except ImportError as error:
-            raise StartError(f"{error}: pip install -r requirements-scale.txt") from error
-        return JetStreamTransport(settings, reader, writes, reads)
+        jetstream = adapter("messaging.jetstream")
+        way: Transport = jetstream.JetStreamTransport(settings, reader, writes, reads)
+        return way
     topics = [topic(Replay, reader), *(topic(Event, stream) for stream in reads)]
     topics += [topic(Ack, writes), topic(Refuse, writes)] if writes else []
     return ForwarderTransport(settings, reader, topics)

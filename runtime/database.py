@@ -6,18 +6,12 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import peewee
-from peewee import (
-    DatabaseError,
-    InterfaceError,
-    InternalError,
-    Model,
-    OperationalError,
-    SqliteDatabase,
-)
+from peewee import DatabaseError, InterfaceError, InternalError, OperationalError, SqliteDatabase
 from playhouse.migrations import Runner
 
 from runtime import ROOT
@@ -26,17 +20,18 @@ from runtime.group_commit import GroupCommit
 from runtime.settings import Settings
 
 T = TypeVar("T")
+Peewee: Any = peewee.Database
 BUSY_TIMEOUT_S = 5
 
 
-class Table(Model):
+class Table(peewee.Model):
     """A table of no database in particular: each query names the one that it runs on."""
 
     class Meta:
         legacy_table_names = False
 
 
-class Database(peewee.Database):
+class Database(Peewee):  # type: ignore[misc]
     """What holds the tables of ``packages``, each with a ``migrations`` folder.
 
     It is a `SqliteFile`, or a database of a server (`runtime.postgresql`). Written-out SQL marks
@@ -72,13 +67,7 @@ class Database(peewee.Database):
                 self._opened = True
 
     def claim(self) -> None:
-        """Open it, to become the process that `leads`."""
-        raise NotImplementedError
-
-    def _prepare(self) -> None:
-        raise NotImplementedError
-
-    def _changes(self) -> int:
+        """Open it, and become the process that `leads`, or wait for that."""
         raise NotImplementedError
 
     def _migrate(self) -> None:
@@ -97,11 +86,11 @@ class Database(peewee.Database):
         """Run a statement that is worth writing out: on the way of a checkout, the time in which
         peewee makes SQL from models is most of the time. Gives the driver's cursor.
         """
-        return self.execute_sql(sql, parameters)  # type: ignore[no-untyped-call]
+        return self.execute_sql(sql, parameters)
 
     def run_many(self, sql: str, rows: Iterable[tuple[object, ...]]) -> None:
         """Run a statement once for each row of parameters."""
-        self.cursor().executemany(sql, rows)  # type: ignore[no-untyped-call]
+        self.cursor().executemany(sql, rows)
 
     def transact(self, action: Callable[[], T]) -> T:
         """Call a function in a writing transaction, and give its result after the commit.
@@ -176,7 +165,7 @@ class SqliteFile(Database, SqliteDatabase):
             raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
 
     def claim(self) -> None:
-        """Become the one process that runs on this file; `StartError` if another one does.
+        """Open the file as the one process that runs on it; `StartError` if another one does.
 
         The lock lives as long as the process, however that ends.
         """
@@ -190,6 +179,7 @@ class SqliteFile(Database, SqliteDatabase):
             ) from None
         except OSError as error:
             raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
+        self.open()
 
     def retire(self, url: str) -> None:
         """Let nobody open it any more: it says that all is at this URL."""
@@ -201,19 +191,23 @@ class SqliteFile(Database, SqliteDatabase):
 
 def database_of(settings: Settings, name: str, *packages: str) -> Database:
     """The database of a service: ``NAME_DATABASE_URL``, or else a file in ``DATA_DIR``."""
-    url = settings.database_url(name)
-    return (
-        server(url, *packages) if url else SqliteFile(settings.data_dir / f"{name}.db", *packages)
-    )
+    if url := settings.database_url(name):
+        return server(url, *packages)
+    return SqliteFile(settings.data_dir / f"{name}.db", *packages)
 
 
 def server(url: str, *packages: str) -> Database:
     """A database of a server; `StartError` if what it takes is not installed."""
+    made: Database = adapter("runtime.postgresql").PostgresDatabase(url, *packages)
+    return made
+
+
+def adapter(module: str) -> Any:
+    """A module of ours whose libraries few need; `StartError` if they are not installed."""
     try:
-        from runtime.postgresql import PostgresDatabase  # noqa: PLC0415  # few need its driver
+        return import_module(module)
     except ImportError as error:
         raise StartError(f"{error}: pip install -r requirements-scale.txt") from error
-    return PostgresDatabase(url, *packages)
 
 
 @contextmanager

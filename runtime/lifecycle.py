@@ -56,10 +56,6 @@ def start_service(
     def tasks(settings: Settings, exchange_only: bool) -> list[Task]:
         service = make(settings)
         service.database.claim()
-        try:
-            service.database.open()
-        except DatabaseError as error:  # of a server, which may come up later
-            log.warning("the database cannot be used yet", error=str(error))
         if exchange_only:
             return [*service.tasks]
         server = HttpServer(create_app(service), settings.host, *settings.http_port(name))

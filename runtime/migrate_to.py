@@ -110,7 +110,6 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
         raise StartError(f"there is no {source}: is DATA_DIR right?")
     target = server(arguments.url, *packages)
     source.claim()
-    source.open()
     target.open()
     with source.write():
         with target.write():

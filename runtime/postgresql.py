@@ -78,7 +78,11 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
         return self._watch.leads
 
     def claim(self) -> None:
-        """Take part in who leads, and hear of what others commit."""
+        """Take part in who leads; a server that cannot be reached may come up later."""
+        try:
+            self.open()
+        except DatabaseError as error:
+            log.warning("the database cannot be used yet", error=str(error))
         self._watch.start()
 
     def _prepare(self) -> None:
@@ -122,7 +126,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
         if not sql.startswith("SELECT"):  # only who writes gets here, and so alone
             self._changed += 1
         try:
-            return super().execute_sql(sql, params, **options)  # type: ignore[no-untyped-call]
+            return super().execute_sql(sql, params, **options)
         finally:
             if not self.in_transaction():
                 self.close()
@@ -131,7 +135,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
         return self._changed
 
     def _execute(self, statements: str) -> None:
-        self.cursor().execute(statements)  # type: ignore[no-untyped-call]
+        self.cursor().execute(statements)
 
     def begin(self, kind: str | None = None) -> None:
         """Open a transaction, which writes unless there is no ``kind``."""

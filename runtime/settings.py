@@ -56,7 +56,6 @@ Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Unset = BeforeValidator(lambda given: given or None)  # an empty text unsets what others may set
 DatabaseUrl = Annotated[Annotated[str, AfterValidator(checked_database_url)] | None, Unset]
 Servers = Annotated[Annotated[str, AfterValidator(_servers)] | None, Unset]
-Replicas = Annotated[int, Field(ge=1, le=5)]
 File = Annotated[FilePath | None, Unset]
 
 
@@ -80,7 +79,7 @@ class Settings(BaseSettings):
     shop_database_url: DatabaseUrl = None
     payment_database_url: DatabaseUrl = None
     broker_url: Servers = None
-    broker_replicas: Replicas = 1
+    broker_replicas: Annotated[int, Field(ge=1, le=5)] = 1
     broker_credentials: File = None
     broker_tls_ca: File = None
     broker_tls_cert: File = None
