@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.contract", "tests.load", "tests.processes")
+pytest.register_assert_rewrite("tests.contract", "tests.load", "tests.pairs", "tests.processes")

@@ -22,7 +22,9 @@ from messaging.transport import Peer
 from messaging.wire import Event, Want, topic
 from payment.app import Payment
 from runtime.settings import Settings
+from scenarios.servers import PostgresServer
 from shop.app import Shop
+from tests import pairs
 from tests.processes import World
 
 # Below the ports that systems give to outgoing connections, which could take one that waits for
@@ -127,9 +129,21 @@ def payment(settings: Settings) -> Iterator[Payment]:
     yield from _opened(Payment(settings))
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, on which each world has databases of its own."""
+    pairs.require_servers()
+    server = PostgresServer(free_port())
+    server.start()
+    yield server
+    server.remove()
+
+
 @pytest.fixture
-def world(settings: Settings) -> Iterator[World]:
-    """Real processes, none started yet; whatever a test starts is ended after it."""
-    processes = World(settings)
-    yield processes
-    processes.end()
+def world(request: pytest.FixtureRequest, settings: Settings) -> Iterator[World]:
+    """Real processes, none started yet; whatever a test starts is ended after it.
+
+    They run on the embedded pair, unless the test names another one (`tests.pairs`).
+    """
+    with pairs.new_world(getattr(request, "param", pairs.EMBEDDED), settings, request) as processes:
+        yield processes

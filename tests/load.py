@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tests.conftest import eventually
@@ -22,7 +22,8 @@ class Load:
     """What one user does: each POST is repeated under its key until it is confirmed.
 
     Every second one once more, as if that answer had been lost. A toggle has no key: after one
-    that was not answered its item may be in either state, and is left alone.
+    that was not answered its item may be in either state, and is left alone; also after a 503
+    where the database is a server's, which may have ended while it committed.
     """
 
     def __init__(self, world: World) -> None:
@@ -58,15 +59,17 @@ class Load:
     def toggle(self) -> None:
         """Toggle an item; one thread alone may do this."""
         (version,) = self._versions[self._toggled]
-        try:
+        exact = not self._world.settings.inventory_database_url
+        is_done = None
+        with suppress(OSError):
             path = f"/api/items/{self._toggled}/toggle_status"
             answer = self._world.ask("inventory", "PUT", path)
-        except OSError:
+            is_done = self._is_done("inventory", answer, 200) or (False if exact else None)
+        if is_done is None:
             self._versions[self._toggled] = {version, version + 1}
             self._toggled = self.add()
-        else:
-            if self._is_done("inventory", answer, 200):
-                self._versions[self._toggled] = {version + 1}
+        elif is_done:
+            self._versions[self._toggled] = {version + 1}
 
     def _confirmed(self, name: str, path: str, body: dict[str, Any]) -> Any:
         key = str(uuid.uuid4())
@@ -133,7 +136,8 @@ class Load:
         self._check_items()
         self._check_orders_and_payments(self._journal()["payments"])
         for name in ALL:
-            assert self._world.rows(name, "PRAGMA integrity_check") == [("ok",)]
+            if not self._world.settings.database_url(name):
+                assert self._world.rows(name, "PRAGMA integrity_check") == [("ok",)]
 
     def _check_items(self) -> None:
         items = "SELECT id, name, price, active, version FROM item ORDER BY id"

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -12,17 +13,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import psutil
 import pytest
 
 from runtime.settings import Settings
+from scenarios.servers import Server
+from scenarios.snapshot import snapshot
 
 ROOT = Path(__file__).parent.parent
 SERVICES = ("inventory", "shop", "payment")
 ALL = ("broker", *SERVICES)
 STREAMS = {"inventory": "items", "shop": "orders", "payment": "payments"}  # by their writers
+FILES = {f"{name}_database_url": None for name in SERVICES}
 MIB = 1024 * 1024
 NOT_INHERITED = {"NO_COLOR", "PYTHONUNBUFFERED"}  # they would hide how a process writes
 
@@ -37,14 +42,26 @@ class Answer(NamedTuple):
 
 
 class World:
-    """The processes of one test, with settings of their own; their output goes to files."""
+    """The processes of one test, with settings of their own; their output goes to files.
 
-    def __init__(self, settings: Settings) -> None:
+    ``servers`` are those that it runs on, by the names under which they are started and killed
+    like its processes: NATS may be the "broker", and PostgreSQL is the "database".
+    """
+
+    def __init__(
+        self, settings: Settings, servers: Mapping[str, Server] = MappingProxyType({})
+    ) -> None:
         self.settings = settings
+        self.servers = servers
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._every: list[subprocess.Popen[bytes]] = []
         self._children: list[psutil.Process] = []
         settings.data_dir.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that can be started and killed."""
+        return (*sorted(self.servers.keys() - ALL), *ALL)
 
     def environment(self, **changes: str) -> dict[str, str]:
         inherited = {name: os.environ[name] for name in os.environ.keys() - NOT_INHERITED}
@@ -95,7 +112,10 @@ class World:
     def start(self, *names: str, **changes: str) -> None:
         """Start processes, and wait until they serve."""
         for name in names:
-            self.processes[name] = self.run("-m", name, **changes)
+            if name in self.servers and not self.servers[name].answers():
+                self.servers[name].start()
+            elif name not in self.servers:
+                self.processes[name] = self.run("-m", name, **changes)
         for name in names:
             self.wait_until_up(name)
 
@@ -104,21 +124,46 @@ class World:
 
     def alive(self, name: str) -> bool:
         """Whether a process answers."""
+        if name in self.servers:
+            return self.servers[name].answers()
         with contextlib.suppress(OSError):
             return self.ask(name, "GET", "/livez").status == 200
         return False
 
     def kill(self, *names: str, number: int = signal.SIGKILL) -> list[int]:
-        """Send a signal that ends them, wait for their end, and give their exit codes."""
-        for name in names:
+        """Send a signal that ends them, wait for their end, and give the exit codes of processes.
+
+        A server crashes at SIGKILL, and is stopped in order at any other signal.
+        """
+        processes = [name for name in names if name not in self.servers]
+        for name in processes:
             self.processes[name].send_signal(number)
-        return [self.processes.pop(name).wait(10) for name in names]
+        for name in names:
+            if name in self.servers:
+                server = self.servers[name]
+                server.kill() if number == signal.SIGKILL else server.stop()
+        return [self.processes.pop(name).wait(10) for name in processes]
+
+    def lose(self, name: str) -> None:
+        """Kill a process, and delete what it keeps."""
+        self.kill(name)
+        if self.settings.database_url(name):
+            self.rows(name, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        for path in self.files(name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal that does not end it."""
+        if name in self.servers:
+            self.servers[name].send(number)
+        else:
+            self.processes[name].send_signal(number)
 
     def pause(self, name: str, for_s: float) -> None:
         """Let a process stand still for a while, as SIGSTOP does."""
-        self.processes[name].send_signal(signal.SIGSTOP)
+        self.signal(name, signal.SIGSTOP)
         time.sleep(for_s)
-        self.processes[name].send_signal(signal.SIGCONT)
+        self.signal(name, signal.SIGCONT)
 
     @contextlib.contextmanager
     def full_disk(self, name: str) -> Iterator[None]:
@@ -177,27 +222,41 @@ class World:
     def is_paid(self, order_id: str) -> bool:
         return bool(self.get("shop", f"/api/orders/{order_id}")["status"] == "paid")
 
+    def state(self, name: str) -> Any:
+        """What ``/readyz`` of a service tells."""
+        return self.get(name, "/readyz")
+
     def is_told(self, *names: str) -> bool:
         """Whether the journal has every event of these services."""
-        return not any(self.get(name, "/readyz")["outbox_waiting"] for name in names)
+        return not any(self.state(name)["outbox_waiting"] for name in names)
 
     def is_drained(self) -> bool:
         """Whether the journal has every event, and everybody has applied what it has."""
-        states = [self.get(name, "/readyz") for name in SERVICES]
+        states = [self.state(name) for name in SERVICES]
+        if any(state["database"] == "down" for state in states):
+            return False
         assert not any(state["dead"] for state in states), states
         waiting = [state["outbox_waiting"] for state in states]
         behind = [count for state in states for count in state["inbox_behind"].values()]
         return all(state["broker"] == "up" for state in states) and {*waiting, *behind} == {0}
 
     def rows(self, name: str, query: str, folder: Path | None = None) -> list[Any]:
-        """Look into the file of a process, or change it, from outside; or a copy in a folder."""
+        """Look into the database of a process, or change it, from outside; or a copy in a folder.
+
+        What NATS holds is written to the file first that the journal would have.
+        """
+        if not folder and (url := self.settings.database_url(name)):
+            return _rows(url, query)
+        if not folder and name == "broker" and self.settings.broker_url:
+            snapshot(self.settings.model_copy(update=FILES), self.settings.data_dir)
         path = (folder or self.settings.data_dir) / f"{name}.db"
         with contextlib.closing(sqlite3.connect(path, timeout=10)) as database, database:
             return database.execute(query).fetchall()
 
     def files(self, name: str) -> list[Path]:
-        """The database of a process, with what SQLite keeps beside it."""
-        return list(self.settings.data_dir.glob(f"{name}.db*"))
+        """The database of a process, with what SQLite keeps beside it; or the folder of NATS."""
+        store = [self.servers[name].log.with_suffix("")] if name in self.servers else []
+        return [*store, *self.settings.data_dir.glob(f"{name}.db*")]
 
     def output(self, name: str, stream: str = "stdout") -> str:
         """What a process has written, over all its starts."""
@@ -221,6 +280,14 @@ class World:
         for child in self._children:
             with contextlib.suppress(psutil.NoSuchProcess):  # it compares the start time, too
                 child.kill()
+
+
+def _rows(url: str, query: str) -> list[Any]:
+    import psycopg  # noqa: PLC0415  # few need it
+
+    with psycopg.connect(url) as connection:
+        found = connection.execute(query)
+        return found.fetchall() if found.description else []
 
 
 @contextlib.contextmanager

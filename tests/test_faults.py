@@ -3,6 +3,7 @@
 import itertools
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,22 +11,28 @@ import pytest
 
 from tests.conftest import eventually
 from tests.load import Load
+from tests.pairs import EMBEDDED, SCALE, back_up_database, on_both_pairs, on_servers
 from tests.processes import ALL, SERVICES, STREAMS, World, unread_pipe
 from tests.test_processes import cannot_start, other_ports
 
+every_end = pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name
+)
 
+
+@on_both_pairs
 def test_what_was_confirmed_survives(world: World) -> None:
     """Everything killed right after the answers: all of it is there at the next start, and told."""
-    world.start(*ALL)
+    world.start(*world.names)
     basket = world.stock()
     item = world.post("inventory", "/api/item", {"item": {"name": "Honey", "price": 5}})
     user = world.post("shop", "/api/user", {"name": "Rio"})
     direct = world.post("payment", "/api/payment", {"user_id": 1, "price": 7})
     order = world.checkout(basket)
-    world.kill(*ALL)
+    world.kill(*world.names)
 
     assert [item.status, user.status, direct.status] == [201, 201, 201]
-    world.start(*ALL)
+    world.start(*world.names)
     assert item.json() in world.get("inventory", "/api/items")
     assert user.json() in world.get("shop", "/api/users")
     assert direct.json() in world.get("payment", "/api/payments")
@@ -36,12 +43,13 @@ def test_what_was_confirmed_survives(world: World) -> None:
 
 
 @pytest.mark.chaos
+@on_both_pairs
 def test_each_order_is_paid_once_whatever_is_killed(world: World) -> None:
     """Every process killed under load, again and again: nothing is lost and nothing doubled."""
     world.start(*ALL)
     load = Load(world)
     with load.running():
-        for name in (*ALL, *reversed(ALL)):
+        for name in (*world.names, *reversed(world.names)):
             load.advance()
             world.kill(name)
             world.start(name)
@@ -57,6 +65,7 @@ def test_each_order_is_paid_once_whatever_is_killed(world: World) -> None:
     assert sum(after <= before for before, after in steps) <= 2, "only a kill repeats lines"
 
 
+@on_both_pairs
 def test_lines_that_were_not_marked_are_written_at_start(world: World) -> None:
     """A payment whose line may not have been seen is announced again."""
     world.start("payment")
@@ -64,7 +73,7 @@ def test_lines_that_were_not_marked_are_written_at_start(world: World) -> None:
     line = "Payment 1 of 7 by user 3 succeeded\n"
     eventually(lambda: world.output("payment") == line)
     world.kill("payment")
-    world.rows("payment", "UPDATE payment SET announced = 0")
+    world.rows("payment", "UPDATE payment SET announced = FALSE")
 
     world.start("payment")
     eventually(lambda: world.output("payment") == line * 2)
@@ -83,6 +92,7 @@ def test_payments_do_not_need_a_console(world: World, reader: str) -> None:
             eventually(lambda order=order: world.is_paid(order))
 
 
+@on_both_pairs
 def test_the_shop_sells_without_the_inventory(world: World) -> None:
     """Inventory down: the shop lists, sells and is paid, also after a restart of its own."""
     world.start(*ALL)
@@ -94,6 +104,7 @@ def test_the_shop_sells_without_the_inventory(world: World) -> None:
     eventually(lambda: world.is_paid(order))
 
 
+@on_both_pairs
 def test_an_order_is_paid_although_payment_was_killed(world: World) -> None:
     """Payment down: checkout answers 201; payment back: the order is paid."""
     world.start(*ALL)
@@ -106,6 +117,7 @@ def test_an_order_is_paid_although_payment_was_killed(world: World) -> None:
     eventually(lambda: world.output("payment") == line)
 
 
+@on_both_pairs
 def test_payment_pays_without_the_shop(world: World) -> None:
     """Payment and shop were never up together: the order is paid, and the shop hears of it."""
     world.start("broker", "inventory", "shop")
@@ -120,6 +132,7 @@ def test_payment_pays_without_the_shop(world: World) -> None:
     eventually(lambda: world.is_paid(order))
 
 
+@on_both_pairs
 def test_all_serve_without_the_broker(world: World) -> None:
     """Broker down: everybody answers and is ready; broker back: everybody catches up."""
     world.start(*ALL)
@@ -141,23 +154,68 @@ def test_all_serve_without_the_broker(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "order", ["payment shop inventory broker", "shop broker payment inventory"]
+    ("world", "order"),
+    [
+        (EMBEDDED, "payment shop inventory broker"),
+        (EMBEDDED, "shop broker payment inventory"),
+        (SCALE, "payment shop inventory database broker"),
+        (SCALE, "shop broker payment inventory database"),
+        (SCALE, "database broker inventory payment shop"),
+    ],
+    indirect=["world"],
 )
 def test_the_order_of_starts_does_not_matter(world: World, order: str) -> None:
     """One after the other, in any order: the shop sells, and is paid."""
+    world.kill(*world.servers)
     for name in order.split():
         world.start(name)
+    for name in SERVICES:
+        eventually(lambda name=name: world.ask(name, "GET", "/readyz").status == 200)
     order_id = world.checkout(world.stock())
     eventually(lambda: world.is_paid(order_id))
 
 
-def lose(world: World, name: str) -> None:
-    """Kill a process, and delete its database."""
-    world.kill(name)
-    for path in world.files(name):
-        path.unlink()
+@on_servers
+@every_end
+def test_all_go_on_after_an_outage_of_the_database(world: World, number: signal.Signals) -> None:
+    """PostgreSQL down: they say so, to whom asks for it, and in a line; back: all goes on."""
+    world.start(*ALL)
+    basket = world.stock()
+    eventually(world.is_drained)
+    asked = {
+        "inventory": ("/api/item", {"item": {"name": "Honey", "price": 5}}, "/api/items"),
+        "shop": ("/api/checkout", basket, "/api/orders?user_id=1"),
+        "payment": ("/api/payment", {"user_id": 1, "price": 7}, "/api/payments"),
+    }
+    world.kill("database", number=number)
+    for name, (path, body, list_path) in asked.items():
+        for answer in (
+            world.post(name, path, body, Idempotency_Key=name),
+            world.post(name, path, body),
+            world.ask(name, "GET", list_path),
+        ):
+            assert answer.status == 503, (name, answer)
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert int(answer.headers["Retry-After"]) > 0
+        ready = world.ask(name, "GET", "/readyz")
+        assert (ready.status, ready.json()["database"]) == (503, "down")
+        assert re.fullmatch(r".*refused.*", ready.json()["problem"]), ready
+        assert world.ask(name, "GET", "/livez").status == 200
+        assert world.ask(name, "GET", "/metrics").status == 200
+
+    world.start("database")
+    for name, (path, body, _) in asked.items():
+        eventually(lambda name=name: world.ask(name, "GET", "/readyz").status == 200)
+        assert world.post(name, path, body, Idempotency_Key=name).status == 201
+    (order,) = world.get("shop", "/api/orders?user_id=1")
+    eventually(lambda: world.is_paid(order["id"]) and world.is_drained())
+    assert len(world.get("inventory", "/api/items")) == 2
+    assert len(world.get("payment", "/api/payments")) == 2
+    for name in SERVICES:
+        assert "Traceback" not in world.output(name, "stderr")
 
 
+@on_both_pairs
 def test_a_lost_journal_fills_itself_again(world: World) -> None:
     """The journal deleted while it was down: its writers refill it, for readers that come late."""
     world.start("broker", "inventory", "shop")
@@ -166,7 +224,7 @@ def test_a_lost_journal_fills_itself_again(world: World) -> None:
     eventually(lambda: world.is_told("inventory", "shop"))
     every = "SELECT * FROM entry ORDER BY stream, epoch, sequence"
     kept = world.rows("broker", every)
-    lose(world, "broker")
+    world.lose("broker")
 
     world.start("broker", "payment")
     eventually(lambda: all(world.is_paid(order) for order in orders))
@@ -174,6 +232,7 @@ def test_a_lost_journal_fills_itself_again(world: World) -> None:
     assert entries == kept
 
 
+@on_both_pairs
 def test_a_lost_shop_starts_again(world: World) -> None:
     """The shop's file deleted: its catalogue comes back, and old payments pay no new orders."""
     world.start(*ALL)
@@ -183,7 +242,7 @@ def test_a_lost_shop_starts_again(world: World) -> None:
     world.kill("payment")
     world.checkout(basket)
     eventually(lambda: world.is_told("shop"))
-    lose(world, "shop")
+    world.lose("shop")
 
     world.start("shop")
     basket = world.stock()
@@ -194,12 +253,13 @@ def test_a_lost_shop_starts_again(world: World) -> None:
     assert world.output("shop", "stderr").count("payment for an unknown order") == 2
 
 
+@on_both_pairs
 def test_a_lost_inventory_starts_again(world: World) -> None:
     """Its file deleted: the shop sells what it knew, until it hears of the first new item."""
     world.start(*ALL)
     world.stock()
     basket = world.stock()
-    lose(world, "inventory")
+    world.lose("inventory")
 
     world.start("inventory")
     assert len(world.get("shop", "/api/items")) == 2
@@ -213,6 +273,7 @@ def test_a_lost_inventory_starts_again(world: World) -> None:
     assert world.rows("broker", epochs) == [(2,)]
 
 
+@on_both_pairs
 def test_a_lost_payment_pays_what_the_journal_holds(world: World) -> None:
     """Its file deleted: each order is paid anew, once, which changes nothing in the shop."""
     world.start(*ALL)
@@ -221,7 +282,7 @@ def test_a_lost_payment_pays_what_the_journal_holds(world: World) -> None:
     world.post("payment", "/api/payment", {"user_id": 1, "price": 7})
     eventually(lambda: all(map(world.is_paid, orders)) and world.is_told("payment"))
     before = world.get("shop", "/api/orders?user_id=1")
-    lose(world, "payment")
+    world.lose("payment")
 
     world.start("payment")
     eventually(lambda: len(world.get("payment", "/api/payments")) == 3)
@@ -248,6 +309,8 @@ def test_nothing_runs_twice(world: World) -> None:
 
 def back_up(world: World, name: str) -> Callable[[], None]:
     """Copy the database of a process that does not run; gives what puts the copy back."""
+    if url := world.settings.database_url(name):
+        return back_up_database(url)
     backup = world.settings.data_dir.parent / "backup"
     backup.mkdir()
     for path in world.files(name):
@@ -261,6 +324,7 @@ def back_up(world: World, name: str) -> Callable[[], None]:
     return restore
 
 
+@on_both_pairs
 @pytest.mark.parametrize("paid_before", [0, 1])
 def test_a_restored_backup_pays_nothing_again(world: World, paid_before: int) -> None:
     """An older file of payment: it has forgotten a payment, and must not make it once more."""
@@ -283,6 +347,7 @@ def test_a_restored_backup_pays_nothing_again(world: World, paid_before: int) ->
     assert len(world.output("payment").splitlines()) == paid_before + 1
 
 
+@on_both_pairs
 @pytest.mark.parametrize(
     ("name", "path", "body", "reader", "read"),
     [
@@ -312,9 +377,9 @@ def test_a_restored_backup_overwrites_nothing(
     world.start("broker", name)
     change()
     eventually(lambda: world.is_told(name))
-    world.kill(name, "broker")
     every = f"SELECT * FROM entry WHERE stream = '{STREAMS[name]}' ORDER BY sequence"
     kept = world.rows("broker", every)
+    world.kill(name, "broker")
     restore()
 
     world.start(name)

@@ -1,22 +1,67 @@
 """One checkout from HTTP to "paid", over real sockets, in one process."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
 from falcon.testing import TestClient
 
 from inventory.app import Inventory
 from inventory.app import create_app as inventory_app
 from payment.app import Payment
 from payment.app import create_app as payment_app
+from runtime.settings import Settings
 from shop.app import Shop
 from shop.app import create_app as shop_app
+from tests import pairs
 from tests.conftest import Broker, eventually
 
+Services = tuple[Inventory, Shop, Payment]
 
-def test_an_order_is_paid(
-    broker: Broker, inventory: Inventory, shop: Shop, payment: Payment
-) -> None:
-    """What the warehouse adds can be bought, and an order that was placed becomes paid."""
-    for service in (inventory, shop, payment):
-        service.exchange.start()
+
+@pytest.fixture
+def services(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Services]:
+    """The services, exchanging events, on such databases and with such a broker."""
+    databases, broker = request.param
+    changes: dict[str, str] = {}
+    with ExitStack() as stack:
+        if databases == "postgresql":
+            cluster = request.getfixturevalue("cluster")
+            changes |= stack.enter_context(pairs.new_databases(cluster))
+        if broker == "jetstream":
+            pairs.require_servers()
+            nats = stack.enter_context(pairs.new_nats(settings))
+            nats.start()
+            changes["broker_url"] = nats.url
+        else:
+            stack.callback(Broker(settings).stop)
+        settings = settings.model_copy(update=changes)
+        services = Inventory(settings), Shop(settings), Payment(settings)
+        for service in services:
+            service.database.claim()
+            service.database.open()
+            stack.callback(service.database.close)
+            service.exchange.start()
+            stack.callback(service.exchange.stop)
+        yield services
+
+
+@pytest.mark.parametrize(
+    "services",
+    [
+        (databases, broker)
+        for databases in ("files", "postgresql")
+        for broker in ("forwarder", "jetstream")
+    ],
+    ids="-".join,
+    indirect=True,
+)
+def test_an_order_is_paid(services: Services) -> None:
+    """What the warehouse adds can be bought, and an order that was placed becomes paid.
+
+    On either kind of database, with either broker.
+    """
+    inventory, shop, payment = services
     warehouse, store, desk = (
         TestClient(inventory_app(inventory)),
         TestClient(shop_app(shop)),

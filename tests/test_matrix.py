@@ -3,35 +3,54 @@
 import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
 from tests.conftest import eventually, own_settings
 from tests.load import Load
+from tests.pairs import EMBEDDED, SCALE, new_world
 from tests.processes import ALL, World
 
 EXIT_CODES = {signal.SIGTERM: 0, signal.SIGKILL: -signal.SIGKILL}
-every_process = pytest.mark.parametrize("name", ALL)
-every_signal = pytest.mark.parametrize(
-    "number", [*EXIT_CODES, signal.SIGSTOP], ids=lambda s: s.name
+STRUCK = {EMBEDDED: ALL, SCALE: (*ALL, "database")}  # what can be struck on each pair
+# A PostgreSQL server whose first process alone stands still goes on for whoever is connected.
+every_fault = pytest.mark.parametrize(
+    ("running", "name", "number"),
+    [
+        pytest.param(pair, name, number, id=f"{pair}-{name}-{number.name}")
+        for pair, names in STRUCK.items()
+        for name in names
+        for number in (*EXIT_CODES, *[signal.SIGSTOP] * (name != "database"))
+    ],
+    indirect=["running"],
 )
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Processes that run on between the tests."""
-    processes = World(own_settings(tmp_path_factory.mktemp("matrix")))
-    yield processes
-    processes.end()
+def processes_on(pair: str) -> Any:
+    """A fixture: processes that run on between the tests."""
+
+    @pytest.fixture(scope="module", name=pair)
+    def processes(
+        request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[World]:
+        settings = own_settings(tmp_path_factory.mktemp("matrix"))
+        with new_world(pair, settings, request) as running:
+            yield running
+
+    return processes
+
+
+embedded, scale = processes_on(EMBEDDED), processes_on(SCALE)
 
 
 @pytest.fixture
-def running(shared: World) -> World:
-    """Everything up and quiet, whatever became of it in the test before."""
-    for process in shared.processes.values():
-        process.send_signal(signal.SIGCONT)
-    down = [name for name in ALL if name not in shared.processes or not shared.alive(name)]
-    shared.start(*down)
+def running(request: pytest.FixtureRequest) -> World:
+    """Everything on a pair up and quiet, whatever became of it in the test before."""
+    shared: World = request.getfixturevalue(request.param)
+    for name in (*shared.processes, *shared.servers):
+        shared.signal(name, signal.SIGCONT)
+    shared.start(*[name for name in shared.names if not shared.alive(name)])
     eventually(shared.is_drained)
     return shared
 
@@ -40,9 +59,10 @@ def strike(world: World, name: str, number: signal.Signals, stop_s: float) -> No
     """Send a process a signal; then it goes on, or is started again."""
     if number == signal.SIGSTOP:
         world.pause(name, stop_s)
-    else:
-        assert world.kill(name, number=number) == [EXIT_CODES[number]]
-        world.start(name)
+        return
+    code = world.kill(name, number=number)
+    assert name in world.servers or code == [EXIT_CODES[number]]
+    world.start(name)
 
 
 def endure(
@@ -60,8 +80,7 @@ def endure(
     load.check()
 
 
-@every_process
-@every_signal
+@every_fault
 def test_a_fault_under_load(running: World, name: str, number: signal.Signals) -> None:
     """One fault of one process while others buy: nothing confirmed is lost, or there twice."""
     endure(running, name, number, stops_s=[0.3], loaded=True)
@@ -69,8 +88,7 @@ def test_a_fault_under_load(running: World, name: str, number: signal.Signals) -
 
 @pytest.mark.chaos
 @pytest.mark.timeout(180)
-@every_process
-@every_signal
+@every_fault
 @pytest.mark.parametrize("stops_s", [[5], [0.1, 0.5, 1, 2, 5]], ids=["once", "five times"])
 @pytest.mark.parametrize("loaded", [False, True], ids=["idle", "under load"])
 def test_any_faults(
