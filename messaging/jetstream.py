@@ -54,6 +54,7 @@ class JetStreamTransport:
             START,
             0,
         )  # of our stream: its place, and JetStream's number
+        self._sent = START  # the newest place that was sent
         self._answered: dict[str, tuple[Place, int]] = {}  # likewise, where the last answer ended
         self._outgoing: deque[Event] = deque()
         self._wanted: dict[str, Place] = {}
@@ -192,6 +193,13 @@ class JetStreamTransport:
 
     async def _send(self, client: Client, event: Event) -> None:
         newest, number = self._newest
+        if event.place <= self._sent:
+            # It is sent again, for want of an ack or to ask for one. None comes where the stream
+            # was lost while somebody listens to its subject: look where it stands.
+            self._begin("look", self._tell_newest())
+        if event.place <= newest:
+            return
+        self._sent = event.place
         epoch, sequence = event.place
         before = number - (newest.sequence if newest.epoch == epoch else 0) + sequence - 1
         headers = {ID: str(event.place), EXPECTED_LAST: str(before)}
