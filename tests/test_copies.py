@@ -1,0 +1,256 @@
+"""Several copies of each service on one PostgreSQL: one leads, all serve, nothing is done twice."""
+
+import itertools
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from tests.conftest import eventually, own_settings
+from tests.load import Load
+from tests.pairs import SCALE, new_world
+from tests.processes import SERVICES, Answer, World
+
+TAKEOVER_S = 10
+SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+LEADING = """SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
+             WHERE locktype = 'advisory' AND objid = 2 AND granted
+               AND datname = current_database()"""
+END = "SELECT pg_terminate_backend(pid) FROM ({}) AS found WHERE pid <> pg_backend_pid()"
+every_service = pytest.mark.parametrize("name", SERVICES)
+three = pytest.mark.parametrize("copies", [3], indirect=True)
+
+
+class Copies(World):
+    """Copies of each service, each in a world of its own on the same servers.
+
+    Whoever asks for a service asks any of its copies that run.
+    """
+
+    def __init__(self, first: World, count: int) -> None:
+        super().__init__(first.settings, first.servers)
+        self.each = [first, *(World(self._apart(n), first.servers) for n in range(1, count))]
+
+    def _apart(self, number: int) -> Any:
+        own = own_settings(self.settings.data_dir.parent / f"copy-{number}")
+        keep = {name: getattr(own, name) for name in ("data_dir", *[f"{s}_port" for s in SERVICES])}
+        return self.settings.model_copy(update=keep)
+
+    def of(self, name: str) -> list[World]:
+        """The copies of a service that run."""
+        return [copy for copy in self.each if name in copy.processes]
+
+    def ask(self, name: str, *request: Any, **headers: str) -> Answer:
+        return random.choice(self.of(name)).ask(name, *request, **headers)
+
+    def leaders(self, name: str) -> list[World]:
+        """The copies of a service that lead, and say so."""
+        leading = []
+        for copy in self.of(name):
+            with suppress(OSError):
+                state = copy.state(name)
+                if state["database"] == "up" and not state.get("standby"):
+                    leading.append(copy)
+        return leading
+
+    def leader(self, name: str, other_than: World | None = None) -> World:
+        """The one copy of a service that leads, once there is one."""
+
+        def found() -> World | None:
+            leading = self.leaders(name)  # two, if it has changed while they were asked
+            return leading[0] if len(leading) == 1 and leading[0] is not other_than else None
+
+        leading: World = eventually(found, TAKEOVER_S)
+        return leading
+
+    def standby(self, name: str) -> World:
+        """A copy of a service that does not lead."""
+        leader = self.leader(name)
+        return next(copy for copy in self.of(name) if copy is not leader)
+
+    def state(self, name: str) -> Any:
+        return self.leader(name).state(name)
+
+    def lines(self) -> list[str]:
+        """What all copies of payment have written."""
+        return [line for copy in self.each for line in copy.output("payment").splitlines()]
+
+    def end(self) -> None:
+        for copy in self.each:
+            copy.end()
+
+
+@pytest.fixture(scope="module")
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Copies]:
+    """Copies that run on between the tests."""
+    settings = own_settings(tmp_path_factory.mktemp("copies"))
+    with new_world(SCALE, settings, request) as first:
+        copies = Copies(first, 3)
+        first.start("broker")
+        try:
+            yield copies
+        finally:
+            copies.end()
+
+
+@pytest.fixture
+def copies(request: pytest.FixtureRequest, shared: Copies) -> Copies:
+    """Two copies of each service, or as many as the test says, up and quiet."""
+    count = getattr(request, "param", 2)
+    for number, copy in enumerate(shared.each):
+        if number < count:
+            copy.start(*[name for name in SERVICES if name not in copy.processes])
+        else:
+            copy.kill(*copy.processes, number=signal.SIGTERM)
+    for name in SERVICES:
+        shared.leader(name)
+    eventually(shared.is_drained)
+    return shared
+
+
+def line(payment: dict[str, Any]) -> str:
+    """What the console says of a payment."""
+    order = f" for order {payment['order_id']}" if payment["order_id"] else ""
+    told = "Payment {id} of {price} by user {user_id}{order} succeeded"
+    return told.format(**{**payment, "order": order})
+
+
+@three
+def test_all_serve_and_one_leads(copies: Copies) -> None:
+    """Whichever copy is asked reads and writes; the others say that they stand by."""
+    for name in SERVICES:
+        states = [copy.state(name) for copy in copies.of(name)]
+        assert [state["status"] for state in states] == ["ready"] * 3
+        assert sorted(state.get("standby", False) for state in states) == [False, True, True]
+    orders = []
+    for copy in copies.each:
+        orders.append(copy.checkout(copy.stock()))
+        paid = copy.post("payment", "/api/payment", {"user_id": 1, "price": 7})
+        assert paid.status == 201
+    for copy in copies.each:
+        for order in orders:
+            eventually(lambda order=order, copy=copy: copy.is_paid(order))
+    payments = copies.get("payment", "/api/payments")
+    lists = ["/api/items", "/api/users", "/api/payments"]
+    for name, path in zip(SERVICES, lists, strict=True):
+        assert len({copy.ask(name, "GET", path).body for copy in copies.of(name)}) == 1
+    written = sorted(line(payment) for payment in payments)
+    eventually(lambda: sorted(copies.lines()) == written)
+
+
+def test_an_order_placed_where_nobody_leads_is_paid(copies: Copies) -> None:
+    """The copy that leads hears of what another one commits: it is told, paid and announced."""
+    basket = copies.stock()
+    order = copies.standby("shop").checkout(basket)
+    eventually(lambda: copies.is_paid(order))
+    direct = copies.standby("payment").post("payment", "/api/payment", {"user_id": 1, "price": 7})
+    (paid,) = copies.get("payment", f"/api/payments?order_id={order}")
+    for payment in (paid, direct.json()):
+        eventually(lambda payment=payment: copies.lines().count(line(payment)) == 1)
+
+
+@every_service
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name
+)
+@three
+def test_another_copy_takes_over(copies: Copies, name: str, number: signal.Signals) -> None:
+    """The leader ended, killed or stopped under load: nothing confirmed is lost, or there twice.
+
+    One that is only stopped keeps its lock, and its place.
+    """
+    load = Load(copies)
+    with load.running():
+        load.advance()
+        leader = copies.leader(name)
+        if number == signal.SIGSTOP:
+            leader.pause(name, 0.5)
+        else:
+            leader.kill(name, number=number)
+            copies.leader(name, other_than=leader)
+        load.advance()
+    load.act()
+    load.check()
+
+
+@every_service
+@pytest.mark.parametrize("sessions", [LEADING, SESSIONS], ids=["the leader's", "every"])
+def test_sessions_that_the_server_ends(copies: Copies, name: str, sessions: str) -> None:
+    """The leader's session, or all of them, ended under load: one leads again, and all goes on."""
+    load = Load(copies)
+    with load.running():
+        load.advance()
+        assert copies.rows(name, END.format(sessions))
+        load.advance()
+        copies.leader(name)
+    load.act()
+    load.check()
+
+
+@pytest.mark.parametrize("name", ["database", "broker"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_a_server_that_is_started_again(copies: Copies, name: str, number: signal.Signals) -> None:
+    """PostgreSQL or NATS ended under load, and started again: no copy need be."""
+    load = Load(copies)
+    with load.running():
+        load.advance()
+        copies.kill(name, number=number)
+        copies.start(name)
+        load.advance()
+    load.act()
+    load.check()
+
+
+def test_a_key_sent_to_two_copies_at_once(copies: Copies) -> None:
+    """Both give the same answer, and it has happened once."""
+    basket = copies.stock()
+    requests = [
+        ("inventory", "/api/item", {"item": {"name": "Honey", "price": 5}}, "/api/items"),
+        ("shop", "/api/user", {"name": "Rio"}, "/api/users"),
+        ("shop", "/api/checkout", basket, f"/api/orders?user_id={basket['user_id']}"),
+        ("payment", "/api/payment", {"user_id": 1000, "price": 7}, "/api/payments?user_id=1000"),
+    ]
+    eventually(copies.is_drained)
+    both = threading.Barrier(2)
+
+    def send(copy: World, name: str, path: str, body: Any, key: str) -> tuple[int, bytes]:
+        both.wait(10)
+        answer = copy.post(name, path, body, Idempotency_Key=key)
+        return answer.status, answer.body
+
+    with ThreadPoolExecutor(2) as pool:
+        for turn, (name, path, body, list_path) in itertools.product(range(5), requests):
+            before = len(copies.get(name, list_path))
+            sent = [
+                pool.submit(send, copy, name, path, body, f"{name}{path}-{turn}")
+                for copy in copies.of(name)
+            ]
+            one, other = [answer.result() for answer in sent]
+            assert one == other
+            assert one[0] == 201
+            assert len(copies.get(name, list_path)) == before + 1
+
+
+@three
+def test_each_copy_sells_what_the_warehouse_has(copies: Copies) -> None:
+    """What one copy of the inventory changes, every copy of the shop lists, sells and refuses."""
+    basket = copies.stock()
+    (item_id,) = basket["item_ids"]
+
+    def is_listed(copy: World) -> bool:
+        return item_id in [item["id"] for item in copy.get("shop", "/api/items")]
+
+    for warehouse in copies.of("inventory"):
+        for listed, status in ((False, 422), (True, 201)):
+            toggled = warehouse.ask("inventory", "PUT", f"/api/items/{item_id}/toggle_status")
+            assert toggled.status == 200
+            for copy in copies.of("shop"):
+                eventually(lambda copy=copy, listed=listed: is_listed(copy) == listed)
+                assert copy.post("shop", "/api/checkout", basket).status == status
