@@ -151,6 +151,12 @@ class JetStreamTransport:
         except (NatsError, OSError, ValueError) as error:  # it will be asked for again
             await self._complain(error)
 
+    async def _forget_requests(self) -> None:
+        """Wait for no answers that went with a connection: they will be asked for again."""
+        for name, task in self._tasks.items():
+            if name != "connection":
+                task.cancel()
+
     async def _complain(self, error: Exception) -> None:
         trouble, now = repr(error), time.monotonic()
         if now - self._complained_at.get(trouble, float("-inf")) >= COMPLAINT_INTERVAL_S:
@@ -174,6 +180,7 @@ class JetStreamTransport:
                     name=f"parrot {self._reader}",
                     error_cb=self._complain,
                     closed_cb=note_end,
+                    disconnected_cb=self._forget_requests,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=RECONNECT_AFTER_S,
                     ping_interval=PING_INTERVAL_S,
