@@ -30,8 +30,8 @@ class Load:
         self.refused: Counter[str] = Counter()  # how often each process answered 503
         self._world = world
         self._basket = world.stock()
-        self._user_id = self._basket["user_id"]
-        self._name = f"Seed for user {self._user_id}"
+        self.user_id = self._basket["user_id"]
+        self._name = f"Seed for user {self.user_id}"
         self._orders: dict[str, int] = {}  # the prices of what was confirmed
         self._payments: dict[int, int] = {}
         self._versions: dict[int, set[int]] = {}  # those that an item may have
@@ -45,7 +45,7 @@ class Load:
         return str(order["id"])
 
     def pay(self) -> int:
-        body = {"user_id": self._user_id, "price": random.randint(1, 10**6)}
+        body = {"user_id": self.user_id, "price": random.randint(1, 10**6)}
         payment_id = self._confirmed("payment", "/api/payment", body)["id"]
         self._payments[payment_id] = body["price"]
         return int(payment_id)
@@ -130,7 +130,7 @@ class Load:
 
     def check(self, within_s: float = 30) -> None:
         """Wait until all is told and applied: then what was confirmed is there, everywhere once."""
-        unpaid = f'SELECT id FROM "order" WHERE user_id = {self._user_id} AND paid_at IS NULL'
+        unpaid = f'SELECT id FROM "order" WHERE user_id = {self.user_id} AND paid_at IS NULL'
         eventually(lambda: not self._world.rows("shop", unpaid), within_s)
         eventually(self._world.is_drained, within_s)
         self._check_items()
@@ -149,14 +149,14 @@ class Load:
             assert active == version % 2
 
     def _check_orders_and_payments(self, told: list[Any]) -> None:
-        orders = self._world.get("shop", f"/api/orders?user_id={self._user_id}")
+        orders = self._world.get("shop", f"/api/orders?user_id={self.user_id}")
         assert _facts(orders, "id", "price") == sorted(self._orders.items())
-        payments = self._world.get("payment", f"/api/payments?user_id={self._user_id}")
+        payments = self._world.get("payment", f"/api/payments?user_id={self.user_id}")
         for_orders = [payment for payment in payments if payment["order_id"]]
         assert _facts(for_orders, "order_id", "price") == sorted(self._orders.items())
         direct = [payment for payment in payments if not payment["order_id"]]
         assert _facts(direct, "id", "price") == sorted(self._payments.items())
-        told = [fact for fact in told if fact["user_id"] == self._user_id]
+        told = [fact for fact in told if fact["user_id"] == self.user_id]
         paid = _facts(payments, "id", "order_id", "price")
         assert _facts(told, "payment_id", "order_id", "price") == paid
 

@@ -164,7 +164,7 @@ def test_an_order_placed_where_nobody_leads_is_paid(copies: Copies) -> None:
 def test_another_copy_takes_over(copies: Copies, name: str, number: signal.Signals) -> None:
     """The leader ended, killed or stopped under load: nothing confirmed is lost, or there twice.
 
-    One that is only stopped keeps its lock, and its place.
+    One that is only stopped keeps its lock. A line is repeated only by a kill.
     """
     load = Load(copies)
     with load.running():
@@ -178,6 +178,14 @@ def test_another_copy_takes_over(copies: Copies, name: str, number: signal.Signa
         load.advance()
     load.act()
     load.check()
+    payments = copies.get("payment", f"/api/payments?user_id={load.user_id}")
+    once = (name, number) != ("payment", signal.SIGKILL)
+
+    def written() -> list[str]:
+        lines = [told for told in copies.lines() if f" by user {load.user_id} " in told]
+        return sorted(lines if once else {*lines})
+
+    eventually(lambda: written() == sorted(map(line, payments)))
 
 
 @every_service
