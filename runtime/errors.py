@@ -3,6 +3,11 @@
 from typing import NamedTuple
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line; some of drivers have several."""
+    return " ".join(str(error).split())
+
+
 class ShopError(Exception):
     """Anything that this project raises on purpose."""
 

@@ -25,7 +25,7 @@ from pydantic_core import from_json, to_json
 
 from runtime import ROOT, problem
 from runtime.database import Database, is_outage
-from runtime.errors import FieldError, NotFound, Refused, StartError
+from runtime.errors import FieldError, NotFound, Refused, StartError, one_line
 from runtime.logs import configure_logs
 from runtime.problem import MAX_BODY_BYTES
 from runtime.settings import load_settings
@@ -208,7 +208,7 @@ class _Readiness:
         except Exception as error:
             if not isinstance(error, StartError) and not is_outage(error):
                 raise
-            state |= {"database": "down", "problem": " ".join(str(error).split())}
+            state |= {"database": "down", "problem": one_line(error)}
         if "problem" in state:
             state["status"] = "unready"
             resp.status = falcon.HTTP_503

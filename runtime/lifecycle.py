@@ -11,7 +11,7 @@ import structlog
 from peewee import DatabaseError
 
 from runtime.commands import Command, add_command, command_line
-from runtime.errors import ShopError, StartError
+from runtime.errors import ShopError, StartError, one_line
 from runtime.logs import configure_logs
 from runtime.output import STDERR, say
 from runtime.server import HttpServer
@@ -88,7 +88,7 @@ def _run_command(name: str, service: Any, arguments: argparse.Namespace) -> NoRe
         service.database.open()
         code = arguments.run(service, arguments)
     except (ShopError, DatabaseError, sqlite3.Error) as error:
-        say(f"{name}: {error}", STDERR)
+        say(f"{name}: {one_line(error)}", STDERR)
         code = 1
     service.database.close()
     raise SystemExit(code)
