@@ -153,8 +153,14 @@ class World:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Send a signal that does not end it."""
-        if name in self.servers:
+        """Send a signal that does not end it; to PostgreSQL, each of whose sessions is a process,
+        to all of them.
+        """
+        if name == "database":
+            for process in psutil.Process().children(recursive=True):
+                if process.name() == "postgres":
+                    process.send_signal(number)
+        elif name in self.servers:
             self.servers[name].send(number)
         else:
             self.processes[name].send_signal(number)

@@ -4,9 +4,10 @@ import itertools
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ class Copies(World):
 
     def __init__(self, first: World, count: int) -> None:
         super().__init__(first.settings, first.servers)
+        self._asleep: tuple[str, World] | None = None
         self.each = [first, *(World(self._apart(n), first.servers) for n in range(1, count))]
 
     def _apart(self, number: int) -> Any:
@@ -43,7 +45,19 @@ class Copies(World):
 
     def of(self, name: str) -> list[World]:
         """The copies of a service that run."""
-        return [copy for copy in self.each if name in copy.processes]
+        running = [copy for copy in self.each if name in copy.processes]
+        return [copy for copy in running if (name, copy) != self._asleep]
+
+    @contextmanager
+    def asleep(self, name: str, copy: World) -> Iterator[None]:
+        """Let a copy stand still, which nobody asks then."""
+        self._asleep = name, copy
+        copy.signal(name, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            copy.signal(name, signal.SIGCONT)
+            self._asleep = None
 
     def ask(self, name: str, *request: Any, **headers: str) -> Answer:
         return random.choice(self.of(name)).ask(name, *request, **headers)
@@ -186,6 +200,24 @@ def test_another_copy_takes_over(copies: Copies, name: str, number: signal.Signa
         return sorted(lines if once else {*lines})
 
     eventually(lambda: written() == sorted(map(line, payments)))
+
+
+@every_service
+@pytest.mark.parametrize("for_s", [0, pytest.param(7, marks=pytest.mark.chaos)])
+def test_a_leader_that_sleeps_through_a_change(copies: Copies, name: str, for_s: float) -> None:
+    """Its session ends while it stands still, and another copy leads: it does nothing twice."""
+    load = Load(copies)
+    with load.running():
+        load.advance()
+        leader = copies.leader(name)
+        with copies.asleep(name, leader):
+            assert copies.rows(name, END.format(LEADING))
+            copies.leader(name)
+            load.advance()
+            time.sleep(for_s)
+        load.advance()
+    load.act()
+    load.check()
 
 
 @every_service

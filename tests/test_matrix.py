@@ -14,14 +14,13 @@ from tests.processes import ALL, World
 
 EXIT_CODES = {signal.SIGTERM: 0, signal.SIGKILL: -signal.SIGKILL}
 STRUCK = {EMBEDDED: ALL, SCALE: (*ALL, "database")}  # what can be struck on each pair
-# A PostgreSQL server whose first process alone stands still goes on for whoever is connected.
 every_fault = pytest.mark.parametrize(
     ("running", "name", "number"),
     [
         pytest.param(pair, name, number, id=f"{pair}-{name}-{number.name}")
         for pair, names in STRUCK.items()
         for name in names
-        for number in (*EXIT_CODES, *[signal.SIGSTOP] * (name != "database"))
+        for number in (*EXIT_CODES, signal.SIGSTOP)
     ],
     indirect=["running"],
 )

@@ -11,7 +11,9 @@ import psutil
 import pytest
 
 from tests.conftest import eventually
+from tests.pairs import on_servers
 from tests.processes import ALL, ROOT, SERVICES, World
+from tests.test_processes import cannot_start
 
 RUN_ALL = str(ROOT / "run_all.py")
 STOP_TIMEOUT_S = 5 + 1  # what is promised, and a little for a slow machine
@@ -110,6 +112,29 @@ def test_a_part_of_everything(
     assert set(world.children(process)) == names
     assert {path.stem for path in (tmp_path / "here").glob("*.db")} == names
     stop(world, process)
+
+
+NATS = {"BROKER_URL": "nats://127.0.0.1:4222"}
+
+
+@on_servers
+def test_it_starts_no_broker_beside_nats(world: World) -> None:
+    """BROKER_URL and the databases' URLs in its environment: three services, and the shop works."""
+    world.start("broker")
+    process = start_all(world)
+    assert sorted(world.children(process)) == sorted(SERVICES)
+    order = world.checkout(world.stock())
+    eventually(lambda: world.is_paid(order))
+    stop(world, process)
+    assert not [*world.settings.data_dir.glob("*.db")]
+
+
+def test_no_broker_is_started_by_itself_beside_nats(world: World) -> None:
+    """``--only broker`` leaves nothing to start, exit code 2; ``python -m broker`` says why, 1."""
+    ended = world.finish(RUN_ALL, "--only", "broker", **NATS)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "BROKER_URL" in ended.stderr.splitlines()[-1]
+    assert "BROKER_URL" in cannot_start(world, "broker", 1, **NATS)
 
 
 @pytest.mark.parametrize("arguments", [["--only", "shop,parrot"], ["--without", "parrot"]])
