@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from runtime.settings import Settings
+from scenarios.servers import PostgresServer
 from tests.conftest import eventually, own_settings
 from tests.load import Load
-from tests.pairs import SCALE, new_world
+from tests.pairs import SCALE, new_databases, new_world
 from tests.processes import SERVICES, Answer, World
 
 TAKEOVER_S = 10
@@ -38,7 +40,7 @@ class Copies(World):
         self._asleep: tuple[str, World] | None = None
         self.each = [first, *(World(self._apart(n), first.servers) for n in range(1, count))]
 
-    def _apart(self, number: int) -> Any:
+    def _apart(self, number: int) -> Settings:
         own = own_settings(self.settings.data_dir.parent / f"copy-{number}")
         keep = {name: getattr(own, name) for name in ("data_dir", *[f"{s}_port" for s in SERVICES])}
         return self.settings.model_copy(update=keep)
@@ -294,3 +296,26 @@ def test_each_copy_sells_what_the_warehouse_has(copies: Copies) -> None:
             for copy in copies.of("shop"):
                 eventually(lambda copy=copy, listed=listed: is_listed(copy) == listed)
                 assert copy.post("shop", "/api/checkout", basket).status == status
+
+
+def test_copies_on_the_own_broker(cluster: PostgresServer, settings: Settings) -> None:
+    """Copies on PostgreSQL exchange events through the broker of the embedded pair, too."""
+    with new_databases(cluster) as urls:
+        in_the_clear = settings.model_copy(update={**urls, "broker_curve": "off"})
+        copies = Copies(World(in_the_clear, {"database": cluster}), 2)
+        try:
+            for copy in copies.each:
+                copy.start(*SERVICES)
+            copies.each[0].start("broker")
+            load = Load(copies)
+            with load.running():
+                load.advance()
+                for name in SERVICES:
+                    leader = copies.leader(name)
+                    leader.kill(name)
+                    copies.leader(name, other_than=leader)
+                load.advance()
+            load.act()
+            load.check()
+        finally:
+            copies.end()
