@@ -59,17 +59,17 @@ class Load:
     def toggle(self) -> None:
         """Toggle an item; one thread alone may do this."""
         (version,) = self._versions[self._toggled]
-        exact = not self._world.settings.inventory_database_url
-        is_done = None
+        possible = {version, version + 1}
         with suppress(OSError):
             path = f"/api/items/{self._toggled}/toggle_status"
             answer = self._world.ask("inventory", "PUT", path)
-            is_done = self._is_done("inventory", answer, 200) or (False if exact else None)
-        if is_done is None:
-            self._versions[self._toggled] = {version, version + 1}
+            if self._is_done("inventory", answer, 200):
+                possible = {version + 1}
+            elif not self._world.settings.inventory_database_url:
+                possible = {version}
+        self._versions[self._toggled] = possible
+        if len(possible) > 1:
             self._toggled = self.add()
-        elif is_done:
-            self._versions[self._toggled] = {version + 1}
 
     def _confirmed(self, name: str, path: str, body: dict[str, Any]) -> Any:
         key = str(uuid.uuid4())

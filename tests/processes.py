@@ -168,8 +168,10 @@ class World:
     def pause(self, name: str, for_s: float) -> None:
         """Let a process stand still for a while, as SIGSTOP does."""
         self.signal(name, signal.SIGSTOP)
-        time.sleep(for_s)
-        self.signal(name, signal.SIGCONT)
+        try:
+            time.sleep(for_s)
+        finally:
+            self.signal(name, signal.SIGCONT)
 
     @contextlib.contextmanager
     def full_disk(self, name: str) -> Iterator[None]:
