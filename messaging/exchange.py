@@ -13,7 +13,7 @@ from messaging.inbox import Handlers, Reader, count_dead
 from messaging.outbox import Outbox, Publisher
 from messaging.transport import ForwarderTransport, Transport
 from messaging.wire import Ack, Event, Message, Refuse, Replay, topic
-from runtime.database import Database
+from runtime.database import Database, is_outage
 from runtime.errors import StartError
 from runtime.settings import Settings
 
@@ -88,8 +88,11 @@ class Exchange(threading.Thread):
                 if led:
                     self._turn(messages)
                 ended = self._may_end()
-            except Exception:  # whatever it was, the others' events must go on
-                log.exception("unexpected error in the exchange")
+            except Exception as error:  # whatever it was, the others' events must go on
+                if is_outage(error):
+                    log.error("the exchange waits for the database", error=repr(error))
+                else:
+                    log.exception("unexpected error in the exchange")
                 ended = self._stop_at is not None
         self._transport.close()
         self._database.close()
