@@ -262,7 +262,7 @@ class PostgresServer(Server):
 
     def answers(self) -> bool:
         """Whether it takes connections, and has recovered."""
-        command = [_program("pg_isready"), "-q", "-h", HOST, "-p", str(self.port)]
+        command = [_program("pg_isready"), "-q", "-d", self.url("postgres")]
         return subprocess.run(command, check=False).returncode == 0
 
     def _processes(self) -> Iterable[psutil.Process]:
