@@ -27,6 +27,7 @@ from runtime.output import say
 from runtime.settings import checked_database_url, without_password
 
 ROWS = 500  # in one statement
+WAIT_FOR_THE_FILE = "SET LOCAL idle_in_transaction_session_timeout = 0"  # its sums may take long
 SET_SEQUENCE = "SELECT setval(pg_get_serial_sequence(?, ?), ?)"
 
 
@@ -113,6 +114,7 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
     target.open()
     with source.write():
         with target.write():
+            target.run(WAIT_FOR_THE_FILE)
             if _is_new(target):
                 copy(source, target)
                 _set_sequences(target)
