@@ -18,7 +18,8 @@ EXAMPLES = """\
 %(prog)s --without payment
 %(prog)s --demo                        a stocked shop, and what it promises
 %(prog)s --drill --faults 1000         takes half an hour
-%(prog)s --drill --minutes 5 --seed 42"""
+%(prog)s --drill --minutes 5 --seed 42
+%(prog)s --drill --scale               two copies of each, on PostgreSQL and NATS"""
 SERVICES_TIMEOUT_S, BROKER_TIMEOUT_S = 4.0, 4.6  # of the 5 s that a stop may take
 
 
@@ -54,8 +55,11 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     length.add_argument("--faults", type=number(int, 1), metavar="N", help="default: 20")
     length.add_argument("--minutes", type=number(float, 0.1), metavar="M", help="instead")
     add("--seed", type=number(int, 0), metavar="S", help="the same seed, the same faults")
+    scale_help = "two copies of each service, on PostgreSQL and NATS servers of its own"
+    add("--scale", action="store_true", default=None, help=scale_help)
     given = parser.parse_args()
-    of_drill = {"--faults": given.faults, "--minutes": given.minutes, "--seed": given.seed}
+    options = ("faults", "minutes", "seed", "scale")
+    of_drill = {f"--{name}": getattr(given, name) for name in options}
     of_shop = {"--only": given.only, "--without": given.without}
     misplaced = [
         *(name for name, value in of_drill.items() if value is not None and not given.drill),
@@ -65,7 +69,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     ]
     if misplaced:
         parser.error(
-            f"{misplaced[0]} does not go here: --faults, --minutes and --seed are for --drill, "
+            f"{misplaced[0]} does not go here: {', '.join(of_drill)} are for --drill, "
             "--exit for --demo, --only and --without for neither"
         )
     return parser, given
@@ -99,9 +103,9 @@ def main() -> None:
     if given.drill:
         from scenarios.drill.conduct import drill  # noqa: PLC0415  # the shop needs none of it
 
-        raise SystemExit(drill(given.faults, given.minutes, given.seed))
+        raise SystemExit(drill(given.faults, given.minutes, given.seed, bool(given.scale)))
     settings = load_settings()
-    left_out = [*(given.without or []), *["broker"] * bool(settings.broker_url)]
+    left_out = [*(given.without or []), *["broker"] * bool(settings.broker_url and not given.demo)]
     chosen = [n for n in given.only or NAMES if n not in left_out]
     if not chosen:
         nats = ": the broker is NATS, at BROKER_URL" * bool(settings.broker_url)

@@ -13,7 +13,7 @@ from messaging.inbox import Handlers, Reader, count_dead
 from messaging.outbox import Outbox, Publisher
 from messaging.transport import ForwarderTransport, Transport
 from messaging.wire import Ack, Event, Message, Refuse, Replay, topic
-from runtime.database import Database, adapter
+from runtime.database import Database, adapter, is_outage
 from runtime.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -85,8 +85,11 @@ class Exchange(threading.Thread):
                 if led:
                     self._turn(messages)
                 ended = self._may_end()
-            except Exception:  # whatever it was, the others' events must go on
-                log.exception("unexpected error in the exchange")
+            except Exception as error:  # whatever it was, the others' events must go on
+                if is_outage(error):
+                    log.error("the exchange waits for the database", error=repr(error))
+                else:
+                    log.exception("unexpected error in the exchange")
                 ended = self._stop_at is not None
         self._transport.close()
         self._database.close()

@@ -29,12 +29,13 @@ MIGRATING, LEADING = 1, 2  # the advisory locks of a schema
 CHANNEL = "parrot_commit"
 LISTEN_S = 0.5  # how soon a copy takes over from one whose session has ended
 RETRY_S = 0.5
+HANG_S = 2  # a transaction whose process stands still for so long is ended: others wait for it
 CONNECT_TIMEOUT_S = 2  # the least that libpq knows
 OPTIONS = {  # of each session
     "synchronous_commit": "on",  # what was confirmed is on the disk, whatever the server's default
     # What waits or hangs holds nobody up for long:
     "lock_timeout": f"{BUSY_TIMEOUT_S}s",
-    "idle_in_transaction_session_timeout": f"{BUSY_TIMEOUT_S}s",
+    "idle_in_transaction_session_timeout": f"{HANG_S}s",
     "tcp_keepalives_idle": "2",
     "tcp_keepalives_interval": "1",
     "tcp_keepalives_count": "3",

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from runtime.output import say
 from runtime.settings import Settings
 from runtime.signals import stop_signals
-from scenarios.system import SERVICES, System
+from scenarios.system import ON_FILES, SERVICES, System
 
 ASSORTMENT = (  # prices in the smallest coin
     ("Millet, 5 kg", 4000),
@@ -46,7 +46,7 @@ def demo(settings: Settings, leave: bool) -> int:
     """
     with TemporaryDirectory(prefix="parrot-demo-") as folder, stop_signals() as stopped:
         own = settings.model_copy(
-            update={"data_dir": Path(folder) / "data", "log_level": "warning"}
+            update={**ON_FILES, "data_dir": Path(folder) / "data", "log_level": "warning"}
         )
         system = System(Path(folder), own)
         try:

@@ -1,4 +1,7 @@
-"""Servers of one's own to run the shop on: a PostgreSQL cluster and NATS servers with JetStream."""
+"""What a scenario starts, kills and starts again; servers of one's own to run the shop on.
+
+They are a PostgreSQL cluster, and NATS servers with JetStream.
+"""
 
 import json
 import os
@@ -9,9 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+
+import psutil
+
+from runtime.errors import StartError
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 30.0
@@ -19,12 +27,16 @@ STOP_TIMEOUT_S = 10.0
 
 
 def missing() -> str | None:
-    """What of it this machine lacks; None if nothing."""
+    """What of it this machine lacks, and where to get it; None if nothing."""
     try:
-        _program("nats-server")
-        _program("initdb")
+        for program in ("nats-server", "initdb"):
+            _program(program)
+        for driver in ("psycopg", "nats"):
+            import_module(driver)
     except FileNotFoundError as error:
         return str(error)
+    except ImportError as error:
+        return f"{error}: pip install -r requirements-scale.txt"
     return None
 
 
@@ -39,26 +51,103 @@ def _program(name: str) -> str:
     raise FileNotFoundError(f"there is no {name}: install {package}")
 
 
-class Server:
-    """A process that listens on a port, started and ended any number of times.
+class Unit:
+    """A process that listens on a port, started and ended any number of times."""
 
-    What it writes is in ``log``. Raises `RuntimeError` if it does not come up.
-    """
+    STOP, CRASH = signal.SIGTERM, signal.SIGKILL
 
-    def __init__(self, port: int, log: Path) -> None:
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
         self.port = port
-        self.log = log
         self._process: subprocess.Popen[bytes] | None = None
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        raise NotImplementedError
+
+    def launch(self) -> None:
+        """Start it, and do not wait."""
+        self._process = self._spawn()
+
+    def answers(self) -> bool:
+        """Whether it can be used."""
+        with suppress(OSError):
+            socket.create_connection((HOST, self.port), timeout=1).close()
+            return True
+        return False
+
+    def ended(self) -> str | None:
+        """How it has ended, if it has."""
+        code = self._process.poll() if self._process else None
+        if code is None:
+            return None
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        if self._process:
+            self._process.send_signal(number)
+
+    def _processes(self) -> Iterable[psutil.Process]:
+        """Those that it consists of."""
+        if self._process:
+            yield psutil.Process(self._process.pid)
+
+    def _each(self, number: signal.Signals) -> None:
+        with suppress(psutil.NoSuchProcess):
+            for process in self._processes():
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+
+    def freeze(self) -> None:
+        """Let it stand still until `thaw`."""
+        self._each(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._each(signal.SIGCONT)
+
+    def wait(self, deadline: float) -> int:
+        """Wait for the end that was asked for, force it at the deadline; gives the exit code."""
+        if not self._process:
+            return 0
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0, deadline - time.monotonic()))
+        self._process.kill()
+        return self._process.wait()
+
+    def _end(self, number: signal.Signals) -> None:
+        self.thaw()
+        self.send(number)
+        self.wait(time.monotonic() + STOP_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._end(self.CRASH)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait."""
+        self._end(self.STOP)
+
+    def remove(self) -> None:
+        """End it for good."""
+        self.kill()
+
+
+class Server(Unit):
+    """A server, whose output is in ``log``. Raises `StartError` if it does not come up."""
+
+    def __init__(self, name: str, port: int, log: Path) -> None:
+        super().__init__(name, port)
+        self.log = log
 
     def _command(self) -> tuple[Sequence[str], str | None]:
         """How to start it, and as which user."""
         raise NotImplementedError
 
-    def launch(self) -> None:
-        """Start it, and do not wait."""
+    def _spawn(self) -> "subprocess.Popen[bytes]":
         command, user = self._command()
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 user=user,
                 cwd="/",
@@ -73,41 +162,14 @@ class Server:
         deadline = time.monotonic() + START_TIMEOUT_S
         self.launch()
         while not self.answers():
-            if self._process and self._process.poll() is not None:
+            if self.ended():
                 self.launch()  # what it left behind when it was killed may have stopped it
             if time.monotonic() > deadline:
-                raise RuntimeError(f"it does not come up: {self.log.read_text()[-2000:]}")
+                raise StartError(f"{self.name} does not come up: {self._last_words()}")
             time.sleep(0.05)
 
-    def answers(self) -> bool:
-        """Whether it can be used."""
-        with suppress(OSError):
-            socket.create_connection((HOST, self.port), timeout=1).close()
-            return True
-        return False
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        if self._process:
-            self._process.send_signal(number)
-
-    def end(self, number: signal.Signals) -> None:
-        """Send it a signal that ends it, and wait for that."""
-        if self._process:
-            self._process.send_signal(number)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_TIMEOUT_S)
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def kill(self) -> None:
-        """End it as a crash does."""
-        self.end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Ask it to end, and wait."""
-        self.end(signal.SIGTERM)
+    def _last_words(self) -> str:
+        return " ".join(self.log.read_text(errors="replace")[-2000:].split())
 
 
 class NatsServer(Server):
@@ -119,7 +181,7 @@ class NatsServer(Server):
     def __init__(
         self, folder: Path, port: int, name: str = "alone", cluster: Mapping[str, int] | None = None
     ) -> None:
-        super().__init__(port, folder / f"{name}.log")
+        super().__init__(name, port, folder / f"{name}.log")
         store = folder / name
         store.mkdir(parents=True, exist_ok=True)
         self.url = f"nats://{HOST}:{port}"
@@ -143,25 +205,22 @@ class NatsServer(Server):
 
 
 class PostgresServer(Server):
-    """A new PostgreSQL cluster in a folder of its own, which `remove` takes away."""
+    """A new PostgreSQL cluster in a folder of its own, which `remove` takes away.
 
-    def __init__(self, port: int) -> None:
+    It is made when it is first started, with these ``databases``.
+    """
+
+    STOP = signal.SIGINT  # also of all sessions
+    CRASH = signal.SIGQUIT  # likewise, without anything written but what was
+
+    def __init__(self, port: int, databases: Sequence[str] = (), log: Path | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="parrot-postgresql-"))
-        super().__init__(port, self._folder / "log")
+        super().__init__("postgresql", port, log or self._folder / "log")
         self._user = "postgres" if os.geteuid() == 0 else None  # root may not run it
         if self._user:
             shutil.chown(self._folder, self._user)
         self._data = self._folder / "data"
-        subprocess.run(
-            [
-                *(_program("initdb"), "-D", str(self._data), "-U", "postgres", "-A", "trust"),
-                *("-E", "UTF8", "--locale=C", "--no-sync"),
-            ],
-            user=self._user,
-            cwd="/",
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        self._databases = databases
 
     def url(self, database: str) -> str:
         """Where one of its databases is."""
@@ -171,29 +230,51 @@ class PostgresServer(Server):
         sockets = ["-k", str(self._folder), "-h", HOST, "-p", str(self.port)]
         return [_program("postgres"), "-D", str(self._data), *sockets], self._user
 
-    def create(self, *databases: str) -> None:
-        """Make new databases."""
-        for database in databases:
-            self._psql(f'CREATE DATABASE "{database}"')
+    def launch(self) -> None:
+        """Start it, and do not wait; the first time, make it."""
+        if not self._data.exists():
+            where = ["-D", str(self._data)]
+            options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+            self._make("initdb", *where, *options)
+            self._make("postgres", "--single", *where, "postgres", told=_created(self._databases))
+        super().launch()
 
-    def _psql(self, statement: str) -> None:
-        command = [_program("psql"), "-q", "-d", self.url("postgres"), "-c", statement]
-        subprocess.run(command, check=True, capture_output=True)
+    def _make(self, program: str, *arguments: str, told: str = "") -> None:
+        with self.log.open("ab") as log:
+            done = subprocess.run(
+                [_program(program), *arguments],
+                user=self._user,
+                cwd="/",
+                input=told.encode(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                check=False,
+            )
+        if done.returncode:
+            raise StartError(f"{program} has failed: {self._last_words()}")
+
+    def create(self, *databases: str) -> None:
+        """Make new databases while it runs."""
+        for statement in _created(databases).splitlines():
+            command = [_program("psql"), "-q", "-d", self.url("postgres"), "-c", statement]
+            subprocess.run(command, check=True, capture_output=True)
 
     def answers(self) -> bool:
         """Whether it takes connections, and has recovered."""
-        command = [_program("pg_isready"), "-q", "-h", HOST, "-p", str(self.port)]
+        command = [_program("pg_isready"), "-q", "-d", self.url("postgres")]
         return subprocess.run(command, check=False).returncode == 0
 
-    def kill(self) -> None:
-        """End it, and all sessions, without anything written but what was: a crash."""
-        self.end(signal.SIGQUIT)
-
-    def stop(self) -> None:
-        """End it, and all sessions, in order."""
-        self.end(signal.SIGINT)
+    def _processes(self) -> Iterable[psutil.Process]:
+        for process in super()._processes():
+            yield process
+            yield from process.children()  # there are no new ones once it stands still
 
     def remove(self) -> None:
         """End it, and leave nothing of it."""
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _created(databases: Iterable[str]) -> str:
+    return "".join(f'CREATE DATABASE "{database}"\n' for database in databases)

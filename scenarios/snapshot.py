@@ -6,6 +6,7 @@ from pathlib import Path
 import inventory.models
 import payment.models
 import shop.models
+from broker.journal import APPEND
 from broker.models import Entry
 from messaging.exchange import transport
 from messaging.follower import Follower
@@ -38,8 +39,8 @@ def snapshot(settings: Settings, folder: Path) -> None:
         with target.write():
             Entry.delete().execute(target)
             for stream in STREAMS:
-                for place, body in journal(settings, stream):
-                    Entry.insert(stream=stream, **place._asdict(), body=body).execute(target)
+                rows = ((stream, *place, body) for place, body in journal(settings, stream))
+                target.run_many(APPEND, rows)
         target.close()
 
 

@@ -13,8 +13,13 @@ RUN_ALL = str(ROOT / "run_all.py")
 
 
 def test_the_demo_plays_to_its_end(world: World, tmp_path: Path) -> None:
-    """It sells while each process is down, everything is paid once, and its folder is gone."""
-    ended = world.finish(RUN_ALL, "--demo", "--exit", TMPDIR=str(tmp_path))
+    """It sells while each process is down, everything is paid once, and its folder is gone.
+
+    It is on a broker and files of its own, whatever servers the environment names.
+    """
+    servers = {"SHOP_DATABASE_URL": "postgresql://127.0.0.1:1/shop"}
+    servers |= {"BROKER_URL": "nats://127.0.0.1:1", "TMPDIR": str(tmp_path)}
+    ended = world.finish(RUN_ALL, "--demo", "--exit", **servers)
     assert (ended.returncode, ended.stderr) == (0, "")
     for name in SERVICES:
         port = world.settings.http_port(name)[0]

