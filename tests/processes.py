@@ -158,8 +158,9 @@ class World:
         """
         if name == "database":
             for process in psutil.Process().children(recursive=True):
-                if process.name() == "postgres":
-                    process.send_signal(number)
+                with contextlib.suppress(psutil.NoSuchProcess):  # a session that has just ended
+                    if process.name() == "postgres":
+                        process.send_signal(number)
         elif name in self.servers:
             self.servers[name].send(number)
         else:
