@@ -52,13 +52,17 @@ def _program(name: str) -> str:
 
 
 class Unit:
-    """A process that listens on a port, started and ended any number of times."""
+    """A process that listens on a port, started and ended any number of times.
+
+    What it complains of is in ``log``.
+    """
 
     STOP, CRASH = signal.SIGTERM, signal.SIGKILL
 
-    def __init__(self, name: str, port: int) -> None:
+    def __init__(self, name: str, port: int, log: Path) -> None:
         self.name = name
         self.port = port
+        self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
@@ -89,7 +93,7 @@ class Unit:
 
     def _processes(self) -> Iterable[psutil.Process]:
         """Those that it consists of."""
-        if self._process:
+        if self._process and self._process.poll() is None:
             yield psutil.Process(self._process.pid)
 
     def _each(self, number: signal.Signals) -> None:
@@ -115,18 +119,19 @@ class Unit:
         self._process.kill()
         return self._process.wait()
 
-    def _end(self, number: signal.Signals) -> None:
+    def end(self, number: signal.Signals) -> None:
+        """Send it a signal that ends it, and wait for that."""
         self.thaw()
         self.send(number)
         self.wait(time.monotonic() + STOP_TIMEOUT_S)
 
     def kill(self) -> None:
         """End it as a crash does."""
-        self._end(self.CRASH)
+        self.end(self.CRASH)
 
     def stop(self) -> None:
         """Ask it to end, and wait."""
-        self._end(self.STOP)
+        self.end(self.STOP)
 
     def remove(self) -> None:
         """End it for good."""
@@ -134,11 +139,7 @@ class Unit:
 
 
 class Server(Unit):
-    """A server, whose output is in ``log``. Raises `StartError` if it does not come up."""
-
-    def __init__(self, name: str, port: int, log: Path) -> None:
-        super().__init__(name, port)
-        self.log = log
+    """A program of others, whose output is in ``log``."""
 
     def _command(self) -> tuple[Sequence[str], str | None]:
         """How to start it, and as which user."""
@@ -158,7 +159,7 @@ class Server(Unit):
             )
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it answers; `StartError` if it does not come up."""
         deadline = time.monotonic() + START_TIMEOUT_S
         self.launch()
         while not self.answers():

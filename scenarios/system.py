@@ -50,16 +50,13 @@ class Process(Unit):
     """A ``python -m MODULE``; what it writes is in ``NAME.out`` and ``NAME.err`` of a folder."""
 
     def __init__(self, name: str, module: str, folder: Path, settings: Settings) -> None:
-        super().__init__(name, settings.http_port(module)[0])
+        super().__init__(name, settings.http_port(module)[0], folder / f"{name}.err")
         self.module = module
-        self._folder = folder
+        self.out = folder / f"{name}.out"
         self._settings = settings
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
-        with (
-            (self._folder / f"{self.name}.out").open("ab") as out,
-            (self._folder / f"{self.name}.err").open("ab") as err,
-        ):
+        with self.out.open("ab") as out, self.log.open("ab") as err:
             return Child(self.module, 0, self._settings.environment(), out, err).process
 
     def answers(self) -> bool:
@@ -183,7 +180,7 @@ class System:
             unit = self._units[name]
             while not unit.answers() and not self._ended.wait(0.02):
                 if unit.ended() and name not in self._held and (end := unit.ended()):
-                    self.complaints.append(f"{name} {end}, by itself: see {name}.err")
+                    self.complaints.append(f"{name} {end}, by itself: see {unit.log.name}")
                     break
                 if time.monotonic() >= deadline:
                     self.complaints.append(f"{name} was not ready within {READY_TIMEOUT_S:.0f} s")
