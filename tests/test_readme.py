@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import eventually
+import pytest
+
+from runtime.settings import Settings
+from tests.conftest import eventually, free_port
+from tests.pairs import SCALE, administer, ground
 from tests.processes import ALL, ROOT, SERVICES, World
 
 README = (ROOT / "README.md").read_text()
@@ -107,3 +111,56 @@ def test_the_readme_names_what_there_is() -> None:
     modules = set(re.findall(r"python -m (\w+)", README))
     assert modules <= {*ALL, "messaging", "runtime", "bench"}
     assert not any("pip install" in line and "==" in line for line in README.splitlines())
+
+
+@pytest.mark.timeout(120)
+def test_scale_as_the_readme_says(
+    world: World, settings: Settings, request: pytest.FixtureRequest
+) -> None:
+    """Moved to PostgreSQL and JetStream by its commands, the shop goes on; a copy stands by."""
+    world.start(*ALL)
+    basket = world.stock()
+    world.kill("payment")
+    waiting = world.checkout(basket)
+    world.kill("broker", "inventory", "shop")
+    with ground(SCALE, settings, request) as given:
+        cluster, nats = given.servers["database"], given.servers["broker"]
+        nats.start()
+        ours = {
+            "-h localhost -p 5432": f"-h 127.0.0.1 -p {cluster.port}",
+            "localhost:5432": f"127.0.0.1:{cluster.port}",
+            "localhost:4222": f"127.0.0.1:{nats.port}",
+        }
+
+        def printed(containing: str) -> str:
+            script = block("sh", containing)
+            for theirs, our in ours.items():
+                script = script.replace(theirs, our)
+            return script
+
+        try:
+            shell(world, printed("createdb"))
+            told = shell(world, printed("migrate-to"))
+            assert [line.split()[0] for line in told.splitlines()] == list(SERVICES)
+            names = dict(re.findall(r"export (\w+)=(\S+)", printed("BROKER_URL")))
+            assert printed("BROKER_URL").splitlines()[-1] == "python run_all.py"
+            world.run("run_all.py", **names)
+            for name in SERVICES:
+                world.wait_until_up(name)
+            eventually(lambda: world.is_paid(waiting))
+            order = world.checkout(basket)
+            eventually(lambda: world.is_paid(order))
+
+            assert block("sh", "SHOP_PORT=8012") == "SHOP_PORT=8012 python -m shop\n"
+            copy = World(settings.model_copy(update={"shop_port": free_port()}))
+            try:
+                copy.start("shop", **names)
+                assert copy.get("shop", "/readyz")["standby"] is True
+                order = copy.checkout(basket)
+                eventually(lambda: copy.is_paid(order))
+            finally:
+                copy.end()
+        finally:
+            world.end()
+            dropped = [f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in SERVICES]
+            administer(cluster.url("postgres"), *dropped)
