@@ -3,21 +3,30 @@
 import asyncio
 import contextlib
 import json
+import re
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Coroutine, Iterable
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import BadRequestError, NotFoundError
+from nats.js.api import (
+    DiscardPolicy,
+    RawStreamMsg,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+    StreamInfo,
+)
+from nats.js.errors import APIError, NotFoundError
 
-from messaging.wire import EPOCH_BYTES, START, Ack, Event, Message, Place, Replay
+from messaging.wire import EPOCH_BYTES, MAX_SEQUENCE, START, Ack, Event, Message, Place, Replay
 from runtime.errors import StartError
 from runtime.settings import Settings
 
@@ -29,6 +38,48 @@ PING_INTERVAL_S = 5
 ANSWER_TIMEOUT_S = 5.0
 COMPLAINT_INTERVAL_S = 60.0
 ID, EXPECTED_LAST = "Nats-Msg-Id", "Nats-Expected-Last-Sequence"  # ADR-22 of NATS
+WRONG_LAST = 10071  # JetStream's code for an event whose predecessor is not the last message
+ID_FORM = re.compile(rf"([0-9a-f]{{{2 * EPOCH_BYTES}}}):([1-9][0-9]{{0,18}})")
+UNLIMITED: dict[str, Any] = {  # the settings of a stream that forgets nothing
+    "storage": StorageType.FILE,
+    "retention": RetentionPolicy.LIMITS,  # of which there are none:
+    "max_age": 0,
+    "max_msgs": -1,
+    "max_bytes": -1,
+    "max_msgs_per_subject": -1,
+}
+
+
+class _Found(NamedTuple):
+    """A message of a JetStream stream, by its number; without a place it is no event."""
+
+    number: int
+    place: Place | None
+    body: bytes
+
+
+class _Client(Client):
+    """nats-py's client, where it trusts others too much."""
+
+    needs_tls = False
+
+    def _connect_command(self) -> bytes:
+        """What is said first, with the password: not in the clear, if TLS was asked for."""
+        if self.needs_tls and not self._server_info.get("tls_required"):
+            raise NatsError("the server offers no TLS, and tls:// or BROKER_TLS_… asks for it")
+        return super()._connect_command()
+
+    async def _connect_to_server(self, s: Any) -> None:
+        """The connection that a server has refused is closed before the next one."""
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]
+        await super()._connect_to_server(s)
+
+    async def _process_headers(self, headers: Any) -> dict[str, str] | None:
+        """Headers that cannot be read are none, and no reason to hear nothing any more."""
+        with contextlib.suppress(Exception):
+            return await super()._process_headers(headers)
+        return None
 
 
 class JetStreamTransport:
@@ -37,7 +88,8 @@ class JetStreamTransport:
     A stream holds the events of each epoch in order: each is published with its place as message
     id, and with the number that the event before it has in JetStream, without which it is not
     taken. So JetStream's ack of an event is one of all events up to it. Live events are heard
-    as they are published, as from the forwarder: what was missed is fetched.
+    as they are published, as from the forwarder, from the first fetch on: a copy that stands by
+    hears none. What was missed is fetched.
     """
 
     def __init__(
@@ -48,14 +100,12 @@ class JetStreamTransport:
         self._reader = reader
         self._writes = writes
         self._reads = tuple(reads)
+        self._heard: set[str] = set()  # of these, those that were ever asked for
         self._servers = (settings.broker_url or "").split(",")
         self._client: Client | None = None
-        self._newest: tuple[Place, int] = (
-            START,
-            0,
-        )  # of our stream: its place, and JetStream's number
-        self._sent = START  # the newest place that was sent
-        self._answered: dict[str, tuple[Place, int]] = {}  # likewise, where the last answer ended
+        self._newest = START, 0  # of our stream: its place, and the number that it has
+        self._sent = START
+        self._is_suited = False
         self._outgoing: deque[Event] = deque()
         self._wanted: dict[str, Place] = {}
         self._received: list[Message] = []
@@ -69,25 +119,42 @@ class JetStreamTransport:
         return self._client is not None and self._client.is_connected
 
     def open(self) -> None:
-        """Begin to connect; `StartError` if the certificates cannot be used."""
-        try:
-            tls = self._tls()
-        except OSError as error:
-            raise StartError(
-                f"cannot use the files of BROKER_TLS_CA, _CERT, _KEY: {error}"
-            ) from error
+        """Begin to connect; `StartError` if the certificates or credentials cannot be used."""
+        options = self._login() | self._tls()
         self._loop = asyncio.new_event_loop()
         self._stirred = asyncio.Event()
-        self._tasks["connection"] = self._loop.create_task(self._stay_connected(tls))
+        self._tasks["connection"] = self._loop.create_task(self._stay_connected(options))
 
-    def _tls(self) -> ssl.SSLContext | None:
+    def _login(self) -> dict[str, Any]:
+        """Who we are. What stands in one URL goes for the servers that tell of themselves, too."""
+        if file := self._settings.broker_credentials:
+            try:
+                text = file.read_text()
+            except (OSError, ValueError) as error:
+                raise StartError(f"cannot read BROKER_CREDENTIALS: {error}") from error
+            if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
+                raise StartError(f"BROKER_CREDENTIALS: {file} is no .creds file")
+            return {"user_credentials": str(file)}
+        for url in map(urlsplit, self._servers):
+            if url.username and url.password is None:
+                return {"token": unquote(url.username)}
+            if url.username:
+                return {"user": unquote(url.username), "password": unquote(url.password or "")}
+        return {}
+
+    def _tls(self) -> dict[str, Any]:
         settings = self._settings
-        if not (settings.broker_tls_ca or settings.broker_tls_cert):
-            return None  # nats-py's own, for tls:// and servers that ask for it
-        context = ssl.create_default_context(cafile=settings.broker_tls_ca)
-        if settings.broker_tls_cert:
-            context.load_cert_chain(settings.broker_tls_cert, settings.broker_tls_key)
-        return context
+        asked = any(url.startswith("tls:") for url in self._servers)
+        if not (asked or settings.broker_tls_ca or settings.broker_tls_cert):
+            return {}  # nats-py has its own for a server that wants it
+        try:
+            context = ssl.create_default_context(cafile=settings.broker_tls_ca)
+            if settings.broker_tls_cert:
+                context.load_cert_chain(settings.broker_tls_cert, settings.broker_tls_key)
+        except OSError as error:
+            files = "BROKER_TLS_CA, BROKER_TLS_CERT, BROKER_TLS_KEY"
+            raise StartError(f"cannot use the files of {files}: {error}") from error
+        return {"tls": context}
 
     def publish(self, event: Event) -> None:
         """Send an event with the next `poll`."""
@@ -120,7 +187,10 @@ class JetStreamTransport:
             while self._outgoing:
                 await self._send(self._client, self._outgoing.popleft())
             for stream, after in self._wanted.items():
-                self._begin(stream, self._answer(stream, after))
+                if stream in self._reads and stream not in self._heard:
+                    self._heard.add(stream)
+                    await self._client.subscribe(_subject(stream), cb=self._hear)
+                self._begin(f"answer {stream}", self._answer(stream, after))
         self._outgoing.clear()
         self._wanted.clear()
         if not self._received:
@@ -135,20 +205,18 @@ class JetStreamTransport:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        if self._client:
-            await self._client.close()
 
-    def _begin(self, name: str, work: Any) -> None:
+    def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Let something go on beside `poll`, unless it does already."""
         if name in self._tasks and not self._tasks[name].done():
             work.close()
         else:
             self._tasks[name] = asyncio.get_running_loop().create_task(self._attempt(work))
 
-    async def _attempt(self, work: Any) -> None:
+    async def _attempt(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except (NatsError, OSError, ValueError) as error:  # it will be asked for again
+        except Exception as error:  # it will be asked for again
             await self._complain(error)
 
     async def _forget_requests(self) -> None:
@@ -158,18 +226,18 @@ class JetStreamTransport:
                 task.cancel()
 
     async def _complain(self, error: Exception) -> None:
-        trouble, now = repr(error), time.monotonic()
-        if now - self._complained_at.get(trouble, float("-inf")) >= COMPLAINT_INTERVAL_S:
-            self._complained_at = {trouble: now}
-            log.warning("trouble with NATS", error=trouble)
+        kind, now = type(error).__name__, time.monotonic()
+        if now - self._complained_at.get(kind, float("-inf")) >= COMPLAINT_INTERVAL_S:
+            self._complained_at[kind] = now
+            log.warning("trouble with NATS", error=str(error) or repr(error))
 
-    async def _stay_connected(self, tls: ssl.SSLContext | None) -> None:
+    async def _stay_connected(self, options: dict[str, Any]) -> None:
         """Connect, again and again; nats-py does so itself, unless a server has refused it."""
-        options: dict[str, Any] = {"tls": tls} if tls else {}
-        if self._settings.broker_credentials:
-            options["user_credentials"] = str(self._settings.broker_credentials)
         while True:
-            client, closed = Client(), asyncio.Event()
+            client, closed = _Client(), asyncio.Event()
+            client.needs_tls = "tls" in options or any(
+                url.startswith("tls:") for url in self._servers
+            )
 
             async def note_end(closed: asyncio.Event = closed) -> None:
                 closed.set()
@@ -188,52 +256,57 @@ class JetStreamTransport:
                 )
                 self._inbox = client.new_inbox()
                 await client.subscribe(f"{self._inbox}.*.*", cb=self._hear_ack)
-                for stream in self._reads:
+                for stream in self._heard:
                     await client.subscribe(_subject(stream), cb=self._hear)
+                await client.flush()  # from here on it is heard
                 self._client = client
                 self._stirred.set()
                 await closed.wait()
-            except (NatsError, OSError, ValueError) as error:
+            except Exception as error:  # whatever it was, it may be better the next time
                 await self._complain(error)
-            await client.close()
+            finally:
+                await client.close()
             await asyncio.sleep(RECONNECT_AFTER_S)
 
     async def _send(self, client: Client, event: Event) -> None:
         newest, number = self._newest
-        if event.place <= self._sent:
-            # It is sent again, for want of an ack or to ask for one. None comes where the stream
-            # was lost while somebody listens to its subject: look where it stands.
+        epoch, sequence = event.place
+        if event.place <= max(newest, self._sent):  # has it been kept, and is there a stream?
             self._begin("look", self._tell_newest())
+        self._sent = max(event.place, self._sent)
         if event.place <= newest:
             return
-        self._sent = event.place
-        epoch, sequence = event.place
         before = number - (newest.sequence if newest.epoch == epoch else 0) + sequence - 1
         headers = {ID: str(event.place), EXPECTED_LAST: str(before)}
         reply = f"{self._inbox}.{epoch.hex()}.{sequence}"
-        with contextlib.suppress(NatsError):  # it will be sent again
+        try:
             await client.publish(_subject(event.stream), event.body, reply, headers)
+        except NatsError as error:  # it will be sent again
+            await self._complain(error)
 
     async def _hear_ack(self, message: Msg) -> None:
-        place = _place(".".join(message.subject.split(".")[-2:]).replace(".", ":"))
-        with contextlib.suppress(ValueError):
-            told = json.loads(message.data)
-            if place and "error" not in told:
-                if place > self._newest[0]:
-                    self._newest = place, int(told["seq"])
-                self._tell(Ack(self._writes or "", place))
-                return
+        """What JetStream says of an event that we have sent."""
+        place = _parse(":".join(message.subject.split(".")[-2:]))
+        told = json.loads(message.data or b"{}")
+        if place and "seq" in told and "error" not in told:
+            self._newest = max(self._newest, (place, int(told["seq"])))
+            self._tell_ack()
+            return
+        if told and told["error"].get("err_code") != WRONG_LAST:
+            await self._complain(APIError(**told["error"]))
         # It is not taken where it stands, or there is no stream: tell where the journal stands.
         self._begin("look", self._tell_newest())
 
     async def _tell_newest(self) -> None:
         if self._writes:
-            newest, _ = await self._look(self._writes)
-            self._tell(Ack(self._writes, newest))
+            await self._look(self._writes)
+            self._tell_ack()
+
+    def _tell_ack(self) -> None:
+        self._tell(Ack(self._writes or "", self._newest[0]))
 
     async def _hear(self, message: Msg) -> None:
-        place = _place((message.headers or {}).get(ID))
-        if place and message.data:
+        if place := _place(message):
             self._tell(Event(message.subject.rpartition(".")[2], place, message.data))
         else:
             self.malformed += 1
@@ -244,100 +317,109 @@ class JetStreamTransport:
 
     async def _look(self, stream: str) -> tuple[Place, int]:
         """Where a stream stands: the place of its newest event, and JetStream's last number."""
-        context = self._context()
-        try:
-            last = await context.get_last_msg(_name(stream), _subject(stream))
-            newest, number = _place((last.headers or {}).get(ID)), last.seq or 0
+        known, newest, number = self._newest, None, 0
+        if stream == self._writes:
+            info = await self._make(stream)
+            number = info.state.last_seq  # of which there may be nothing left
+            if not self._is_suited:
+                await self._suit(info.config)
+                self._is_suited = True
+        with contextlib.suppress(NotFoundError):
+            last = await self._context().get_last_msg(_name(stream), _subject(stream))
+            newest, number = _place(last), last.seq or 0
             behind = number
             while not newest and behind > 1:  # somebody has published what is no event
                 behind -= 1
-                newest, _ = await self._get(stream, behind)
-        except NotFoundError:
-            newest, number = None, await self._make(stream)
-        if stream == self._writes:
+                newest = (await self._get(stream, behind)).place
+        if stream == self._writes and self._newest == known:  # no ack has come meanwhile
             self._newest = newest or START, number
         return newest or START, number
 
-    async def _make(self, stream: str) -> int:
-        """Make a stream, if we write it and it is missing; gives its last number."""
-        context, wanted = self._context(), self._settings.broker_replicas
-        if stream != self._writes:
-            return 0
-        with contextlib.suppress(BadRequestError):  # there is one, of other settings
-            await context.add_stream(
-                StreamConfig(
-                    name=_name(stream),
-                    subjects=[_subject(stream)],
-                    storage=StorageType.FILE,
-                    retention=RetentionPolicy.LIMITS,  # of which there are none
-                    discard=DiscardPolicy.NEW,
-                    num_replicas=wanted,
-                    deny_delete=True,
-                    deny_purge=True,
-                    allow_direct=True,
-                )
+    async def _make(self, stream: str) -> StreamInfo:
+        """Make our stream if it is missing."""
+        try:
+            return await self._context().stream_info(_name(stream))
+        except NotFoundError:
+            config = StreamConfig(
+                name=_name(stream),
+                subjects=[_subject(stream)],
+                discard=DiscardPolicy.NEW,
+                num_replicas=self._settings.broker_replicas,
+                deny_delete=True,
+                deny_purge=True,
+                **UNLIMITED,
             )
-        info = await context.stream_info(_name(stream))
-        return info.state.last_seq
+            return await self._context().add_stream(config)
+
+    async def _suit(self, config: StreamConfig) -> None:
+        """Have a stream that is there kept by as many servers as we want, and tell of its limits.
+
+        It is never kept by fewer: that would be the work of one copy that lacks a setting.
+        """
+        kept, wanted = config.num_replicas or 1, self._settings.broker_replicas
+        if kept > wanted:
+            log.warning("the stream keeps its replicas", name=config.name, has=kept, asked=wanted)
+        elif kept < wanted:
+            try:
+                await self._context().update_stream(config.evolve(num_replicas=wanted))
+                log.info("the stream gets more replicas", name=config.name, has=wanted)
+            except APIError as error:
+                why = error.description
+                log.warning("the stream cannot get more replicas", name=config.name, error=why)
+        limits = {name: getattr(config, name) or 0 for name in UNLIMITED}
+        if limits := {name: at for name, at in limits.items() if at != UNLIMITED[name]}:
+            log.warning("the stream has limits, and may forget events", name=config.name, **limits)
 
     async def _answer(self, stream: str, after: Place) -> None:
         """Tell what comes after a place, as the broker's journal does."""
         newest, last = await self._look(stream)
         follows = after
-        if after < newest:
-            first = await self._first_after(stream, after, newest, last)
-            numbers = range(first, min(first + REPLAY_EVENTS, last + 1))
-            for number, (place, body) in zip(
-                numbers,
-                await asyncio.gather(*(self._get(stream, number) for number in numbers)),
-                strict=True,
-            ):
-                if not place or place <= follows:
+        number = (
+            await self._first_after(stream, after, newest, last) if after < newest else last + 1
+        )
+        while number <= last and follows == after:
+            asked = range(number, min(number + REPLAY_EVENTS, last + 1))
+            for found in await asyncio.gather(*(self._get(stream, each) for each in asked)):
+                if found.number < number:
+                    continue  # of numbers that are gone, each gives the one behind them
+                number = found.number + 1
+                if found.place and found.place > follows:
+                    self._tell(Replay(self._reader, stream, follows, found.place, found.body))
+                    follows = found.place
+                else:
                     self.malformed += 1
-                    continue
-                self._tell(Replay(self._reader, stream, follows, place, body))
-                follows = place
-                self._answered[stream] = place, number
         self._tell(Replay(self._reader, stream, follows, newest, b""))
 
     async def _first_after(self, stream: str, after: Place, newest: Place, last: int) -> int:
-        """JetStream's number of the first event above a place."""
-        ended, number = self._answered.get(stream, (START, 0))
-        if ended == after:
-            return number + 1
-        number = last - newest.sequence + after.sequence  # if nothing else came between
-        if after.epoch == newest.epoch and number > 0:
-            place, _ = await self._get(stream, number)
-            if place == after:
-                return number + 1
+        """A number of JetStream's, behind a place and not behind the event after it."""
+        guess = last - newest.sequence + after.sequence  # if nothing else came between
+        if 0 < guess <= last and (await self._get(stream, guess)).place == after:
+            return guess + 1
         low, high = 1, last
         while low < high:
             middle = (low + high) // 2
-            if await self._place_from(stream, middle, last) > after:
-                high = middle
+            found = await self._event_from(stream, middle, last)
+            if found.place and found.place <= after:
+                low = found.number + 1
             else:
-                low = middle + 1
+                high = middle
         return low
 
-    async def _place_from(self, stream: str, number: int, last: int) -> Place:
-        """The place of the first event from a number of JetStream's on."""
-        place: Place | None = None
-        while not place and number <= last:
-            place, _ = await self._get(stream, number)
-            number += 1
-        return place or START
+    async def _event_from(self, stream: str, number: int, last: int) -> _Found:
+        """The first event from a number on; without a place if there is none."""
+        found = await self._get(stream, number)
+        while not found.place and found.number < last:
+            found = await self._get(stream, found.number + 1)
+        return found
 
-    async def _get(self, stream: str, number: int) -> tuple[Place | None, bytes]:
-        """Place and body of a message; no place if there is none, or it is no event."""
-        context = self._context()
-        try:
-            found = await context.get_msg(_name(stream), number, direct=True)
-        except NotFoundError:  # a replica may not have it yet
-            try:
-                found = await context.get_msg(_name(stream), number)
-            except NotFoundError:
-                return None, b""
-        return _place((found.headers or {}).get(ID)), found.data or b""
+    async def _get(self, stream: str, number: int) -> _Found:
+        """The first message from a number on; `NotFoundError` if there is none.
+
+        A server that has just come to lead a stream may not have all of it yet, but it has nothing
+        without what came before.
+        """
+        found = await self._context().get_msg(_name(stream), number, _subject(stream), next=True)
+        return _Found(found.seq or number, _place(found), found.data or b"")
 
     def _context(self) -> JetStreamContext:
         if not self._client:
@@ -353,10 +435,13 @@ def _subject(stream: str) -> str:
     return f"parrot.{stream}"
 
 
-def _place(text: str | None) -> Place | None:
-    """Parse a place as it is written in a message id; None if it is none."""
-    with contextlib.suppress(ValueError):
-        epoch, sequence = (text or "").split(":")
-        if len(epoch) == 2 * EPOCH_BYTES and int(sequence) > 0:
-            return Place(bytes.fromhex(epoch), int(sequence))
+def _place(message: Msg | RawStreamMsg) -> Place | None:
+    """The place of an event; None if a message is none."""
+    return _parse((message.headers or {}).get(ID, "")) if message.data else None
+
+
+def _parse(text: str) -> Place | None:
+    """The place that a message id writes down; None if it is none."""
+    if (form := ID_FORM.fullmatch(text)) and int(form[2]) <= MAX_SEQUENCE:
+        return Place(bytes.fromhex(form[1]), int(form[2]))
     return None

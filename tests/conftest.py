@@ -27,6 +27,8 @@ from shop.app import Shop
 from tests import pairs
 from tests.processes import World
 
+pytest_plugins = ["tests.servers"]
+
 # Below the ports that systems give to outgoing connections, which could take one that waits for
 # its process. Tests that run side by side have different ones.
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))

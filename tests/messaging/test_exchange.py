@@ -109,7 +109,7 @@ class Numbers:
     def __init__(self, path: Path, writes: str, reads: tuple[str, ...], way: Any) -> None:
         self.database = SqliteFile(path, "messaging")
         self.database.open()
-        self.database.execute_sql("CREATE TABLE effect (n INTEGER)")
+        self.database.execute_sql("CREATE TABLE IF NOT EXISTS effect (n INTEGER)")
         self.outbox = Outbox(self.database, writes, "/test")
         self.broken, self.failures = "", 0
         handlers = {stream: {"counted": self.take} for stream in reads}
