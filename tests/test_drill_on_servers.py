@@ -1,6 +1,5 @@
 """The drill of several copies of each service, on PostgreSQL and NATS servers of its own."""
 
-import os
 import shutil
 import signal
 import tempfile
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from scenarios.servers import PostgresServer, missing
+from scenarios.servers import PostgresServer
 from scenarios.system import SERVICES
 from tests.conftest import eventually, free_port
 from tests.drills import begin, left_behind, rows
+from tests.pairs import require_servers
 from tests.processes import World
 
 SERVERS = ("postgresql", "nats")
@@ -23,10 +23,7 @@ USERS = {"SHOP_DATABASE_URL": "postgresql://127.0.0.1:1/shop", "BROKER_URL": "na
 
 @pytest.fixture(autouse=True)
 def _servers() -> None:
-    """Skip where something is missing, unless all of it has to be there."""
-    if lacks := missing():
-        assert not os.environ.get("REQUIRE_SERVERS"), lacks
-        pytest.skip(lacks)
+    require_servers()
 
 
 @pytest.fixture
