@@ -466,7 +466,7 @@ def test_what_strangers_publish_blocks_neither_writer_nor_reader(
     for headers, body in JUNK:
         raw_publish(nats_server, stream, headers, body)
     heard = hear(listener, lambda _: listener.malformed == len(JUNK) * 4)
-    assert heard == events
+    assert list(dict.fromkeys(heard)) == events
     reader = connect(None, stream)
     *found, end = fetched(reader, stream, START)
     assert [each.place for each in found] == [each.place for each in events]
