@@ -202,9 +202,12 @@ class JetStreamTransport:
         return received
 
     async def _end(self) -> None:
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        left: set[asyncio.Task[Any]] = set(self._tasks.values())
+        while left:  # at first ours, which close the connection, and then what nats-py leaves
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            left = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
 
     def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Let something go on beside `poll`, unless it does already."""
@@ -258,7 +261,6 @@ class JetStreamTransport:
                 await client.subscribe(f"{self._inbox}.*.*", cb=self._hear_ack)
                 for stream in self._heard:
                     await client.subscribe(_subject(stream), cb=self._hear)
-                await client.flush()  # from here on it is heard
                 self._client = client
                 self._stirred.set()
                 await closed.wait()

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -12,28 +11,22 @@ import pytest
 
 from scenarios.servers import NatsServer, PostgresServer
 from tests.conftest import free_port
+from tests.pairs import require_servers
 
-DRIVERS = "needs requirements-scale.txt"
 LOCAL = "postgresql://postgres@127.0.0.1:5432/postgres"
 
 try:
     import nats
     import psycopg
-except ImportError:
+except ImportError:  # what needs them asks for a fixture of this module, which skips
     nats = psycopg = None  # type: ignore[assignment]
-
-
-def lacking(why: str) -> NoReturn:
-    """Skip a test that cannot run here, or fail it where everything should be there."""
-    if os.environ.get("REQUIRE_SERVERS"):
-        pytest.fail(why)
-    pytest.skip(why)
 
 
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A running server, which tests share: each has streams of its own, and ends nothing."""
-    server = new_nats(tmp_path_factory.mktemp("nats"))
+    require_servers()
+    server = NatsServer(tmp_path_factory.mktemp("nats"), free_port())
     server.start()
     yield server
     server.kill()
@@ -42,41 +35,22 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
 @pytest.fixture
 def own_nats(tmp_path: Path) -> Iterator[NatsServer]:
     """A server of one test, which starts and ends it as it likes."""
-    server = new_nats(tmp_path / "nats")
+    require_servers()
+    server = NatsServer(tmp_path / "nats", free_port())
     yield server
     server.kill()
 
 
-def new_nats(folder: Path) -> NatsServer:
-    """A server that is not started yet."""
-    if nats is None:
-        lacking(DRIVERS)
-    folder.mkdir(exist_ok=True)
-    try:
-        return NatsServer(folder, free_port())
-    except FileNotFoundError as error:
-        lacking(str(error))
-
-
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    """A running cluster; a test may end it, and starts it again."""
-    if psycopg is None:
-        lacking(DRIVERS)
-    try:
-        server = PostgresServer(free_port())
-    except FileNotFoundError as error:
-        lacking(str(error))
-    server.start()
-    yield server
-    server.remove()
+def postgres_server(cluster: PostgresServer) -> PostgresServer:
+    """A running cluster; a test that ends it starts it again."""
+    return cluster
 
 
 @pytest.fixture
 def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A new database, on the server of ``TEST_DATABASE_URL``, a local one, or one of our own."""
-    if psycopg is None:
-        lacking(DRIVERS)
+    require_servers()
     server = os.environ.get("TEST_DATABASE_URL") or LOCAL
     if server == LOCAL and not _answers(LOCAL):
         server = request.getfixturevalue("postgres_server").url("postgres")
