@@ -88,10 +88,6 @@ class Database(Peewee):  # type: ignore[misc]
         """
         return self.execute_sql(sql, parameters)
 
-    def run_many(self, sql: str, rows: Iterable[tuple[object, ...]]) -> None:
-        """Run a statement once for each row of parameters."""
-        self.cursor().executemany(sql, rows)
-
     def transact(self, action: Callable[[], T]) -> T:
         """Call a function in a writing transaction, and give its result after the commit.
 
@@ -180,6 +176,10 @@ class SqliteFile(Database, SqliteDatabase):
         except OSError as error:
             raise StartError(f"cannot open {self.path}: {error} (see DATA_DIR)") from error
         self.open()
+
+    def run_many(self, sql: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """Run a statement once for each row of parameters."""
+        self.cursor().executemany(sql, rows)  # type: ignore[no-untyped-call]
 
     def retire(self, url: str) -> None:
         """Let nobody open it any more: it says that all is at this URL."""

@@ -30,15 +30,24 @@ CHANNEL = "parrot_commit"
 LISTEN_S = 0.5  # how soon a copy takes over from one whose session has ended
 RETRY_S = 0.5
 HANG_S = 2  # a transaction whose process stands still for so long is ended: others wait for it
-CONNECT_TIMEOUT_S = 2  # the least that libpq knows
+# How a machine that says nothing any more is noticed, at both ends of a connection:
+KEEPALIVES = {"keepalives_idle": "2", "keepalives_interval": "1", "keepalives_count": "3"}
+CONNECTION = {
+    "max_connections": None,  # in the pool; the next one is for how long to wait for one of it
+    "timeout": BUSY_TIMEOUT_S,
+    "connect_timeout": 2,  # in seconds, the least that libpq knows
+    "tcp_user_timeout": 5000,  # in milliseconds
+    **KEEPALIVES,
+}
 OPTIONS = {  # of each session
-    "synchronous_commit": "on",  # what was confirmed is on the disk, whatever the server's default
+    # Whatever the server's defaults: what was confirmed is on the disk, and who has waited for the
+    # lock of the head row sees what was committed meanwhile.
+    "synchronous_commit": "on",
+    "default_transaction_isolation": r"read\ committed",
     # What waits or hangs holds nobody up for long:
     "lock_timeout": f"{BUSY_TIMEOUT_S}s",
     "idle_in_transaction_session_timeout": f"{HANG_S}s",
-    "tcp_keepalives_idle": "2",
-    "tcp_keepalives_interval": "1",
-    "tcp_keepalives_count": "3",
+    **{f"tcp_{name}": value for name, value in KEEPALIVES.items()},
 }
 # The lock of the head row: writers take turns, so that commit order is the order of sequences
 # (and of ids), and each sees what the one before has done.
@@ -62,9 +71,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
         self._url = without_password(url)
         given = parse(url, unquote_password=True, unquote_user=True)
         own = " ".join(f"-c {name}={value}" for name, value in OPTIONS.items())
-        limits = {"max_connections": None, "timeout": BUSY_TIMEOUT_S}
-        dead_peer = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 5000}
-        kwargs = {**limits, **dead_peer, "fallback_application_name": f"parrot {packages[-1]}"}
+        kwargs = CONNECTION | {"fallback_application_name": f"parrot {packages[-1]}"}
         kwargs |= given | {"options": f"{own} {given.get('options', '')}"}
         super().__init__(packages, **kwargs)
         self._watch = Watch(self)
@@ -112,11 +119,12 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
 
     def _is_closed(self, conn: Any) -> bool:
         """Whether the server has ended it: there is something to read, and nothing was asked."""
-        if conn.closed:
-            return True
-        poller = select.poll()
-        poller.register(conn.pgconn.socket, select.POLLIN)
-        return bool(poller.poll(0))
+        if not conn.closed:
+            poller = select.poll()
+            poller.register(conn.pgconn.socket, select.POLLIN)
+            if poller.poll(0):
+                conn.close()
+        return bool(conn.closed)
 
     def run(self, sql: str, *parameters: object) -> Any:
         """Run a written-out statement."""

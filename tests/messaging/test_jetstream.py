@@ -500,6 +500,22 @@ def test_more_junk_than_an_answer_holds_is_passed_over(
     ]
 
 
+def test_an_old_event_that_is_stored_once_more_is_passed_over(
+    connect: Connect, nats_server: NatsServer, stream: str
+) -> None:
+    """Whoever did that; the writer goes on behind it, and a reader gets each event once."""
+    make_stream(nats_server.url, stream, duplicate_window=0.1)
+    events = in_a_row(stream, 6)
+    writer = connect(stream)
+    publish(writer, *events[:4])
+    time.sleep(0.5)  # the window of duplicates
+    headers = b"NATS/1.0\r\nNats-Msg-Id: %s\r\n\r\n" % str(events[1].place).encode()
+    raw_publish(nats_server, stream, headers, events[1].body)
+    publish(writer, *events)
+    found = all_fetched(connect(), stream)
+    assert [each.place for each in found] == [each.place for each in events]
+
+
 # Streams that somebody else has made
 
 

@@ -1,0 +1,692 @@
+"""The database of a PostgreSQL server: as durable and as orderly as the file, for many copies."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import falcon
+import pytest
+from falcon.testing import TestClient
+from peewee import OperationalError
+
+from messaging.inbox import Reader
+from messaging.models import Cursor
+from messaging.outbox import Outbox
+from messaging.wire import START, Place
+from runtime import ROOT
+from runtime.api import created, documented
+from runtime.database import Database, SqliteFile, is_outage, server
+from runtime.errors import NotFound, StartError
+from runtime.http import http_app
+from runtime.idempotency import once
+from scenarios.servers import PostgresServer
+from shop.catalogue import Catalogue
+from tests.conftest import eventually
+from tests.messaging.conftest import EPOCH, NOON, Clock, live, replay
+from tests.processes import SERVICES
+from tests.runtime.conftest import Probe
+from tests.runtime.test_group_commit import Commits
+from tests.servers import new_database, psycopg
+
+PACKAGES = ("runtime", "messaging", "shop")
+TABLE = "CREATE TABLE IF NOT EXISTS note (id BIGSERIAL PRIMARY KEY, text TEXT)"
+Copy = Callable[..., Any]
+
+
+@pytest.fixture
+def copy(postgres_url: str) -> Iterator[Copy]:
+    """Open the database once more, as another process would; ``more`` ends its URL."""
+    opened: list[Any] = []
+
+    def copy(*packages: str, url: str = postgres_url, more: str = "") -> Any:
+        opened.append(server(f"{url}?{more}", *(packages or PACKAGES)))
+        opened[-1].open()
+        opened[-1].execute_sql(TABLE)
+        return opened[-1]
+
+    yield copy
+    for database in opened:
+        database.close_all()
+
+
+@pytest.fixture
+def database(copy: Copy) -> Any:
+    """An open database, with a table for a test's notes."""
+    return copy()
+
+
+def note(database: Database, text: object) -> int:
+    """Keep a text, in the transaction that is open or in one of its own; gives its id."""
+    return int(database.run("INSERT INTO note (text) VALUES (?) RETURNING id", text).fetchone()[0])
+
+
+def notes(database: Database) -> list[str]:
+    return [text for (text,) in database.run("SELECT text FROM note ORDER BY id").fetchall()]
+
+
+def session(url: str) -> Any:
+    """A session of somebody else."""
+    return psycopg.connect(url, autocommit=True)
+
+
+def end_sessions(url: str, where: str = "TRUE") -> None:
+    """Let the server end all others' sessions, and wait for that."""
+    with session(url) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            f"WHERE datname = current_database() AND pid <> pg_backend_pid() AND {where}"
+        )
+
+
+def process(code: str, *arguments: str) -> "subprocess.Popen[str]":
+    """Run Python code, whose input and output are lines."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, **pipes)
+
+
+# Tables
+
+
+def columns(database: Any) -> dict[str, list[tuple[str, bool, bool]]]:
+    return {
+        table: sorted((c.name, c.null, c.primary_key) for c in database.get_columns(table))
+        for table in database.get_tables()
+        if table not in ("note", "sqlite_sequence")
+    }
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_tables_are_those_of_the_file(service: str, copy: Copy, tmp_path: Any) -> None:
+    """The same migrations make the same tables, columns and keys."""
+    packages = ("runtime", "messaging", service)
+    file = SqliteFile(tmp_path / "x.db", *packages)
+    file.open()
+    assert columns(copy(*packages)) == columns(file)
+    file.close()
+
+
+OPEN = """
+import sys
+from runtime.database import server
+server(sys.argv[1], "runtime", "messaging", "shop").open()
+"""
+
+
+def test_several_processes_may_open_at_once(postgres_url: str, copy: Copy) -> None:
+    processes = [process(OPEN, postgres_url) for _ in range(4)]
+    assert [each.wait(30) for each in processes] == [0] * 4
+    for each in processes:
+        each.communicate()
+    opened = copy()
+    assert opened.run("SELECT count(*) FROM head").fetchone() == (1,)
+    names = opened.run("SELECT name FROM shop_migration").fetchall()
+    assert len(names) == len(set(names)) > 0
+
+
+def test_the_tables_of_another_service_are_refused(database: Any, postgres_url: str) -> None:
+    other = server(postgres_url, "runtime", "messaging", "payment")
+    with pytest.raises(StartError, match=r"^[^\n]*another service \(shop_migration\)[^\n]*$"):
+        other.open()
+    assert "payment" not in database.get_tables()
+    other.close_all()
+
+
+def test_a_database_of_a_newer_version_is_refused(database: Any, postgres_url: str) -> None:
+    database.execute_sql(
+        "INSERT INTO shop_migration (name, applied) VALUES ('9999_later', '2030-01-01')"
+    )
+    older = server(postgres_url, *PACKAGES)
+    with pytest.raises(StartError, match=r"^[^\n]*newer version \(9999_later\)[^\n]*$"):
+        older.open()
+    older.close_all()
+
+
+def test_services_may_have_schemas_of_one_database(copy: Copy, postgres_url: str) -> None:
+    with session(postgres_url) as other:
+        for name in SERVICES:
+            other.execute(f"CREATE SCHEMA {name}")
+    opened = {
+        name: copy("runtime", "messaging", name, more=f"options=-csearch_path%3D{name}")
+        for name in SERVICES
+    }
+    for name, each in opened.items():
+        note(each, name)
+    assert {name: notes(each) for name, each in opened.items()} == {name: [name] for name in opened}
+
+
+def test_its_name_has_no_password() -> None:
+    named = server("postgresql://shop:se%40cret@127.0.0.1:1/shop", *PACKAGES)
+    assert "cret" not in str(named)
+    assert named.connect_params["password"] == "se@cret"
+    with pytest.raises(OperationalError) as refused:
+        named.run("SELECT 1")
+    assert "cret" not in str(refused.value)
+
+
+# Order and durability
+
+
+WRITE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from messaging.outbox import Outbox
+from runtime.database import server
+from tests.messaging.conftest import NOON
+
+database = server(sys.argv[1], "runtime", "messaging", "shop")
+outbox = Outbox(database, "numbers", "/test")
+
+def tell(n):
+    def act():
+        database.run("INSERT INTO note (text) VALUES (?)", str(outbox.head()[0].sequence + 1))
+        outbox.emit("counted", n, NOON, {"n": n})
+        if n % 7 == 0:
+            raise LookupError
+    try:
+        database.transact(act)
+    except LookupError:
+        pass
+
+print("ready", flush=True)
+input()
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(tell, range(1, 141)))
+"""
+
+
+def test_commits_sequences_and_ids_are_in_one_order(database: Any, postgres_url: str) -> None:
+    """Four processes of four threads write, and some of it is undone: no reader ever sees an event
+    before an earlier one, nor a gap.
+    """
+    writers = [process(WRITE, postgres_url) for _ in range(4)]
+    for writer in writers:
+        assert writer.stdout
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    query = """SELECT (SELECT sequence FROM head), (SELECT count(*) FROM outbox),
+        (SELECT coalesce(max(sequence), 0) FROM outbox), (SELECT count(*) FROM note),
+        (SELECT coalesce(max(text::int), 0) FROM note)"""
+    looks = 0
+    while any(writer.poll() is None for writer in writers):
+        assert len(set(database.run(query).fetchone())) == 1
+        looks += 1
+    for writer in writers:
+        writer.communicate()
+    assert [writer.returncode for writer in writers] == [0] * 4
+    assert looks > 10
+    assert notes(database) == [str(n) for n in range(1, 4 * 120 + 1)]
+
+
+def test_what_the_server_would_do_less_well_is_set_for_each_session(
+    database: Any, postgres_url: str
+) -> None:
+    """Commits are on the disk, and a transaction sees what was committed while it waited."""
+    name = database.database
+    with session(postgres_url) as other:
+        other.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+        other.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    with session(postgres_url) as other:
+        assert other.execute("SHOW synchronous_commit").fetchone() == ("off",)
+    database.close_idle()
+    shown = [
+        database.run(f"SHOW {setting}").fetchone()[0]
+        for setting in ("synchronous_commit", "transaction_isolation", "lock_timeout")
+    ]
+    assert shown == ["on", "read committed", "5s"]
+
+
+def test_a_write_is_committed_or_undone(database: Any, copy: Copy) -> None:
+    """Listeners hear of commits only, once each, when others can see what was written."""
+    heard, other = [], copy()
+    database.listeners.append(lambda: heard.append(notes(other)))
+    with database.write():
+        note(database, "outer")
+        with database.write():
+            note(database, "joined")
+        assert heard == []
+    assert heard == [["outer", "joined"]]
+    with pytest.raises(ZeroDivisionError), database.write():
+        note(database, "undone")
+        raise ZeroDivisionError
+    assert notes(database) == ["outer", "joined"]
+    assert len(heard) == 1
+
+
+def test_an_attempt_that_fails_is_undone_alone(database: Any) -> None:
+    """Also where the server has refused a statement, and would refuse all others."""
+    with database.write():
+        note(database, "before")
+        with suppress(Exception), database.undoable():
+            note(database, "undone")
+            database.run("SELECT 1 / 0")
+        note(database, "after")
+    assert notes(database) == ["before", "after"]
+
+
+def test_ids_are_as_wide_as_in_the_file(database: Any) -> None:
+    """And prices, versions and sequences."""
+    most = 2**63 - 1
+    item = {"id": most, "name": "Millet", "price": most, "active": True, "version": most}
+    catalogue = Catalogue(database)
+    catalogue.update(EPOCH, item)
+    assert catalogue.find([most])[most]["price"] == most
+    Cursor.insert(stream="numbers", epoch=EPOCH, sequence=most).execute(database)
+    assert Reader(database, "numbers", {}).place == Place(EPOCH, most)
+
+
+def test_epochs_compare_as_bytes(database: Any) -> None:
+    epochs = [bytes(16), b"\x00" * 15 + b"\x01", b"\x7f" * 16, b"\x80" + bytes(15), b"\xff" * 16]
+    for n, epoch in enumerate(reversed(epochs)):
+        Cursor.insert(stream=f"s{n}", epoch=epoch, sequence=1).execute(database)
+    found = Cursor.select(Cursor.epoch).order_by(Cursor.epoch).tuples().execute(database)
+    assert [bytes(epoch) for (epoch,) in found] == epochs
+
+
+def test_the_catalogues_version_is_another_one_after_each_change(
+    database: Any, postgres_url: str
+) -> None:
+    """Whoever makes it; a change that is undone is none."""
+    insert = "INSERT INTO item VALUES (1, 'Millet', 4000, true, 1, 'x')"
+    seen = [Catalogue(database).version()]
+    with session(postgres_url) as other:
+        for change in (insert, "UPDATE item SET price = 1", "DELETE FROM item"):
+            other.execute(change)
+            seen.append(Catalogue(database).version())
+    assert len(set(seen)) == 4
+    with suppress(ZeroDivisionError), database.write():
+        database.run(insert)
+        assert Catalogue(database).version() not in seen
+        raise ZeroDivisionError
+    assert Catalogue(database).version() == seen[-1]
+
+
+# Transactions that share a commit
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_refused_request_is_undone_alone(changes: bool, database: Any) -> None:
+    """Where it has changed nothing, the others need not be done again."""
+    commits, runs = Commits(database), []
+
+    def refuse() -> None:
+        if changes:
+            note(database, "undone")
+        raise NotFound
+
+    def keep(text: str) -> int:
+        runs.append(text)
+        return note(database, text)
+
+    results = commits.all_at_once([partial(keep, "a"), refuse, partial(keep, "b")])
+    assert isinstance(results[1], NotFound)
+    assert sorted(notes(database)) == ["a", "b"]
+    assert commits.count == (3 if changes else 2)  # with the one behind which they queued up
+
+
+def test_a_key_that_comes_to_two_copies_at_once_has_one_effect(copy: Copy) -> None:
+    """And everybody gets the same answer."""
+
+    class Notes:
+        def __init__(self, database: Any) -> None:
+            self.database = database
+
+        def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+            once(self.database, req, resp, req.media, partial(self.act, resp))
+
+        def act(self, resp: falcon.Response) -> None:
+            number = note(self.database, "kept")
+            created(resp, {"number": number}, location=f"/notes/{number}")
+
+    clients = []
+    for each in (copy(), copy()):
+        app = http_app(each, Probe(), documented("Test"), ROOT / "shop" / "static")
+        app.add_route("/notes", Notes(each))
+        clients.append(TestClient(app))
+    gate = threading.Barrier(8)
+
+    def post(n: int) -> tuple[int, str, str | None]:
+        gate.wait()
+        headers = {"Content-Type": "application/json", "Idempotency-Key": "once"}
+        answer = clients[n % 2].simulate_post("/notes", headers=headers, body="{}")
+        return answer.status_code, answer.text, answer.headers.get("location")
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = set(pool.map(post, range(8)))
+    assert len(answers) == 1
+    assert answers.pop()[0] == 201
+    assert notes(copy()) == ["kept"]
+
+
+# Connections and outages
+
+
+def test_a_connection_that_the_server_has_ended_is_replaced_unnoticed(
+    database: Any, postgres_url: str
+) -> None:
+    """However many there are in the pool."""
+    gate = threading.Barrier(4)
+
+    def read() -> None:
+        with database.atomic():
+            database.run("SELECT 1")
+            gate.wait()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(read) for _ in range(4)]:
+            done.result()
+    assert len(database._connections) >= 4
+    end_sessions(postgres_url)
+    for _ in range(5):
+        assert note(database, "kept")
+        database.transact(partial(note, database, "kept"))
+    assert len(database._connections) == 1
+
+
+@pytest.fixture
+def own_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database on a server that a test may end."""
+    yield from new_database(postgres_server.url("postgres"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
+def test_a_server_that_comes_back_is_used_again_at_once(
+    number: signal.Signals, copy: Copy, own_url: str, postgres_server: PostgresServer
+) -> None:
+    """Meanwhile everything raises an outage; what was confirmed is there."""
+    database = copy(url=own_url)
+    actions: list[Callable[[], Any]] = [
+        partial(database.run, "SELECT 1"),
+        partial(note, database, "lost"),
+        partial(database.transact, partial(note, database, "lost")),
+        partial(Catalogue(database).on_sale),
+    ]
+    for n in range(2):
+        database.transact(partial(note, database, f"kept {n}"))
+        postgres_server.end(number)
+        try:
+            for action in actions * 2:
+                with pytest.raises(Exception) as error:
+                    action()
+                assert is_outage(error.value)
+        finally:
+            postgres_server.start()
+        assert notes(database) == [f"kept {each}" for each in range(n + 1)]
+    assert not database._in_use
+
+
+def test_a_transaction_amid_which_the_server_ends_is_undone(
+    copy: Copy, own_url: str, postgres_server: PostgresServer
+) -> None:
+    database = copy(url=own_url)
+    try:
+        with pytest.raises(Exception) as error, database.write():
+            note(database, "lost")
+            postgres_server.kill()
+            note(database, "lost, too")
+        assert is_outage(error.value)
+        with pytest.raises(Exception) as error, database.write():
+            pytest.fail("there is no server")
+        assert is_outage(error.value)
+    finally:
+        postgres_server.start()
+    with database.write():
+        note(database, "kept")
+    assert notes(database) == ["kept"]
+    assert not database._in_use
+
+
+def test_a_server_may_start_last(postgres_server: PostgresServer, own_url: str) -> None:
+    """The tables are made by whoever comes first."""
+    database = server(own_url, *PACKAGES)
+    postgres_server.kill()
+    try:
+        with pytest.raises(OperationalError):
+            database.open()
+    finally:
+        postgres_server.start()
+    database.open()
+    assert Catalogue(database).on_sale() == []
+    database.close_all()
+
+
+def test_a_lock_that_somebody_holds_for_too_long_is_an_outage(
+    copy: Copy, postgres_url: str
+) -> None:
+    """And no longer than he holds it."""
+    database = copy(more="options=-clock_timeout%3D100ms")
+    with session(postgres_url) as other, other.transaction():
+        other.execute("SELECT 1 FROM head FOR UPDATE")
+        for write in (database.write(), database.atomic("IMMEDIATE")):
+            with pytest.raises(OperationalError, match="lock timeout") as error, write:
+                pytest.fail("there are two writers")
+            assert is_outage(error.value)
+    assert not database._in_use
+    database.transact(partial(note, database, "kept"))
+    assert notes(database) == ["kept"]
+
+
+def test_the_url_limits_the_connections(copy: Copy) -> None:
+    """Who waits in vain for one meets an outage; who waits a little gets it."""
+    database = copy(more="max_connections=2&timeout=1")
+    held, release = threading.Barrier(3), threading.Event()
+
+    def hold() -> None:
+        with database.atomic():
+            database.run("SELECT 1")
+            held.wait()
+            release.wait()
+
+    with ThreadPoolExecutor(3) as pool:
+        holders = [pool.submit(hold) for _ in range(2)]
+        held.wait()
+        with pytest.raises(OperationalError) as error:
+            database.run("SELECT 1")
+        assert is_outage(error.value)
+        assert len(database._in_use) == 2
+        waiting = pool.submit(database.run, "SELECT 1")
+        release.set()
+        assert waiting.result().fetchone() == (1,)
+        for holder in holders:
+            holder.result()
+    assert not database._in_use
+
+
+def test_a_session_that_does_nothing_amid_a_transaction_is_ended(copy: Copy) -> None:
+    """What a copy that stands still has locked is free again; it notices, and goes on after."""
+    database = copy(more="options=-cidle_in_transaction_session_timeout%3D200ms")
+    other = copy()
+    with pytest.raises(Exception) as error, database.write():
+        note(database, "lost")
+        other.transact(partial(note, other, "of another"))  # waits until the lock is free
+        note(database, "lost, too")
+    assert is_outage(error.value)
+    database.transact(partial(note, database, "after"))
+    assert notes(other) == ["of another", "after"]
+
+
+def test_a_silent_server_is_noticed_by_both_ends(database: Any) -> None:
+    """A machine that vanishes says nothing; the defaults of systems notice that after hours."""
+    with database.connection_context():
+        parameters = database.connection().info.get_parameters()
+    assert (parameters["keepalives_idle"], parameters["tcp_user_timeout"]) == ("2", "5000")
+    assert database.run("SHOW tcp_keepalives_idle").fetchone() == ("2",)
+
+
+# Who leads
+
+
+CLAIM = """
+import sys
+import structlog
+from runtime.database import server
+database = server(sys.argv[1], "runtime", "messaging", "shop")
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+heard = []
+database.listeners.append(lambda: heard.append(1))
+database.claim()
+print("claimed", flush=True)
+for line in sys.stdin:
+    print(int(database.leads), len(heard), flush=True)
+"""
+
+
+class Claimed:
+    """A process that takes part in who leads."""
+
+    def __init__(self, url: str) -> None:
+        self.process = process(CLAIM, url)
+        self._read()
+
+    def _read(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline()
+
+    def ask(self) -> tuple[bool, int]:
+        """Whether it leads, and how often its listeners were called."""
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        leads, heard = self._read().split()
+        return bool(int(leads)), int(heard)
+
+    @property
+    def leads(self) -> bool:
+        return self.ask()[0]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def claimed(database: Any, postgres_url: str) -> Iterator[list[Claimed]]:
+    """Three processes, of which one leads already."""
+    copies = [Claimed(postgres_url) for _ in range(3)]
+    eventually(lambda: leaders(copies))
+    yield copies
+    for each in copies:
+        each.kill()
+
+
+def leaders(copies: list[Claimed]) -> list[Claimed]:
+    return [each for each in copies if each.leads]
+
+
+def test_one_of_several_copies_leads_until_its_process_is_killed(claimed: list[Claimed]) -> None:
+    """Then another one does, and so on."""
+    while claimed:
+        (leader,) = eventually(lambda: leaders(claimed))
+        assert [leaders(claimed) for _ in range(20)] == [[leader]] * 20
+        leader.kill()
+        claimed.remove(leader)
+
+
+def test_a_copy_whose_session_was_ended_takes_part_again(
+    claimed: list[Claimed], postgres_url: str
+) -> None:
+    """Nobody has to start anything again."""
+    for _ in range(3):
+        end_sessions(postgres_url, "query NOT LIKE 'SHOW%'")
+        eventually(lambda: len(leaders(claimed)) == 1)
+    pids = set()
+
+    def led_by_all() -> bool:
+        for leader in leaders(claimed):
+            pids.add(leader.process.pid)
+            with session(postgres_url) as other:
+                other.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks "
+                    "WHERE locktype = 'advisory' AND objid = 2 AND granted"
+                    " AND database = (SELECT oid FROM pg_database"
+                    " WHERE datname = current_database())"
+                )
+        return len(pids) > 1
+
+    eventually(led_by_all, timeout_s=30)
+
+
+def test_leaders_of_schemas_of_one_database_are_not_each_others_rivals(
+    copy: Copy, postgres_url: str
+) -> None:
+    with session(postgres_url) as other:
+        other.execute("CREATE SCHEMA one")
+        other.execute("CREATE SCHEMA two")
+    copies = [Claimed(f"{postgres_url}?options=-csearch_path%3D{name}") for name in ("one", "two")]
+    try:
+        eventually(lambda: leaders(copies) == copies)
+    finally:
+        for each in copies:
+            each.kill()
+
+
+def test_a_commit_elsewhere_wakes_the_copy_that_leads(
+    database: Any, claimed: list[Claimed]
+) -> None:
+    """So that events go out at once, whoever has written them; a read wakes nobody."""
+    (leader,) = leaders(claimed)
+    heard = leader.ask()[1]
+    database.run("SELECT 1")
+    for n in range(1, 4):
+        database.transact(partial(note, database, "kept"))
+        eventually(lambda: leader.ask()[1] == heard + n)  # noqa: B023
+
+
+# Readers and writers of events
+
+
+def test_a_reader_that_another_copy_has_overtaken_undoes_its_work_and_goes_on_behind_it(
+    copy: Copy,
+) -> None:
+    """Two copies may both believe that they lead: each event is applied once."""
+    databases, clock = [copy(), copy()], Clock()
+    readers = []
+    for each in databases:
+        handlers = {"counted": lambda event, each=each: note(each, event.data["n"])}
+        readers.append(Reader(each, "numbers", handlers, clock))
+    first, second = readers
+    assert first.place == second.place == START
+    for reader in readers:
+        reader.receive(replay(live(1), follows=START))
+        reader.receive(live(2))
+    first.apply()
+    second.receive(live(3))
+    second.apply()
+    assert notes(databases[0]) == ["1", "2"]
+    assert second.place == Place(EPOCH, 2)
+    clock.now += 2
+    assert second.want() == Place(EPOCH, 2)
+    for n in (1, 2, 3):
+        second.receive(replay(live(n)))
+    second.apply()
+    assert notes(databases[0]) == ["1", "2", "3"]
+    assert (first.applied, second.applied) == (2, 1)
+    first.receive(live(3))
+    first.apply()
+    assert first.place == Place(EPOCH, 3)
+    assert notes(databases[0]) == ["1", "2", "3"]
+
+
+def test_an_event_is_there_with_its_fact_or_not_at_all(database: Any, copy: Copy) -> None:
+    """Also for who writes at the same time in another copy."""
+    outboxes = [(each, Outbox(each, "numbers", "/test")) for each in (database, copy())]
+    for n in range(1, 7):
+        each, outbox = outboxes[n % 2]
+        with suppress(ZeroDivisionError), each.write():
+            note(each, n)
+            outbox.emit("counted", n, NOON, {"n": n})
+            if n % 3 == 0:
+                raise ZeroDivisionError
+    rows = outboxes[0][1].rows(0, 10)
+    told = [json.loads(body)["data"]["n"] for _, body in rows]
+    assert told == [int(text) for text in notes(database)] == [1, 2, 4, 5]
+    assert [sequence for sequence, _ in rows] == [1, 2, 3, 4]
