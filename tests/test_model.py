@@ -326,7 +326,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("messaging.outbox.ACK_TIMEOUT_S", 0.05)
     monkeypatch.setattr("messaging.outbox.PROBE_INTERVAL_S", 0.1)
     monkeypatch.setattr("messaging.follower.WANT_INTERVAL_S", 0.05)
-    monkeypatch.setattr(SqliteFile, "claim", lambda database: None)
+    monkeypatch.setattr(SqliteFile, "claim", SqliteFile.open)
 
 
 # An example takes a second, since it opens databases and waits for events.
