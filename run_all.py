@@ -108,8 +108,8 @@ def main() -> None:
     left_out = [*(given.without or []), *["broker"] * bool(settings.broker_url and not given.demo)]
     chosen = [n for n in given.only or NAMES if n not in left_out]
     if not chosen:
-        nats = ": the broker is NATS, at BROKER_URL" * bool(settings.broker_url)
-        parser.error(f"this leaves nothing to start{nats}")
+        why = ": the broker is NATS, at BROKER_URL" * bool(settings.broker_url)
+        parser.error(f"this leaves nothing to start{why}")
     wanted = {name: addresses(settings, name) for name in chosen}
     if lines := [line for name in chosen for line in held(wanted[name])]:
         raise SystemExit("\n".join(lines))

@@ -2,7 +2,8 @@
 
 import threading
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
+from types import SimpleNamespace
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
@@ -30,7 +31,9 @@ class Forwarder(threading.Thread):
         self._zmq = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._zmq)
         if settings.keys:  # before there is anything that a stranger could connect to
-            self._authenticator.configure_curve_callback("*", _Admission(settings.keys))
+            admitted = partial(is_admitted, settings.keys)  # asked at each handshake
+            asked = SimpleNamespace(callback=lambda domain, key: admitted(key))
+            self._authenticator.configure_curve_callback("*", asked)
             self._authenticator.start()
         self._sockets: list[zmq.Socket[bytes]] = []
         publish, subscribe = settings.broker_publish_url, settings.broker_subscribe_url
@@ -71,13 +74,3 @@ class Forwarder(threading.Thread):
         self._authenticator.stop()
         self._zmq.term()
         self.join()
-
-
-class _Admission:
-    """What pyzmq asks at each handshake, so that a key can be added while the broker runs."""
-
-    def __init__(self, keys: Path) -> None:
-        self._keys = keys
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        return is_admitted(self._keys, key)

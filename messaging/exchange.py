@@ -29,8 +29,7 @@ def transport(
     """The way to the broker of a service that writes one stream, or none, and reads some."""
     if settings.broker_url:
         jetstream = adapter("messaging.jetstream")
-        way: Transport = jetstream.JetStreamTransport(settings, reader, writes, reads)
-        return way
+        return jetstream.JetStreamTransport(settings, reader, writes, reads)  # type: ignore[no-any-return]
     topics = [topic(Replay, reader), *(topic(Event, stream) for stream in reads)]
     topics += [topic(Ack, writes), topic(Refuse, writes)] if writes else []
     return ForwarderTransport(settings, reader, topics)
@@ -75,14 +74,14 @@ class Exchange(threading.Thread):
 
     def run(self) -> None:
         """Exchange events while this process leads, whatever happens, until `stop`."""
-        ended = led = False
+        ended, term = False, 1
         while not ended:
             try:
                 messages = self._transport.poll(TICK_S)
-                if led and not self._database.leads:
-                    self._begin()
-                led = self._database.leads
-                if led:
+                if leads := self._database.leads:
+                    if leads != term:
+                        self._begin()
+                    term = leads
                     self._turn(messages)
                 ended = self._may_end()
             except Exception as error:  # whatever it was, the others' events must go on

@@ -36,7 +36,7 @@ class Retention(threading.Thread):
         while not self._stopping.wait(pause_s):
             pause_s = IDLE_S
             try:
-                full = [self._database.leads and self.prune(column) for column in PRUNED]
+                full = [bool(self._database.leads) and self.prune(column) for column in PRUNED]
                 pause_s = PAUSE_S if any(full) else IDLE_S
             except Exception as error:
                 log.error("retention waits for the database", error=repr(error))

@@ -20,14 +20,12 @@ class Service:
         self.settings = settings
         self.database = database_of(settings, name, "runtime", "messaging", name)
         self.outbox = Outbox(self.database, stream=writes, source=f"/{name}")
-        self._name = name
 
     def exchanges(self, reads: dict[str, Handlers]) -> None:
         """Let it apply these streams, by the tables of their handlers."""
         self.dead_letters = DeadLetters(self.database, reads)
-        broker = transport(self.settings, self._name, self.outbox.stream, reads)
+        name = self.database.packages[-1]
+        broker = transport(self.settings, name, self.outbox.stream, reads)
         self.exchange = Exchange(self.database, self.outbox, reads, broker)
-        self.tasks: list[Task] = [
-            Retention(self.database, self.settings.retention_days),
-            self.exchange,
-        ]
+        retention = Retention(self.database, self.settings.retention_days)
+        self.tasks: list[Task] = [retention, self.exchange]

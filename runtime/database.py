@@ -48,22 +48,18 @@ class Database(Peewee):  # type: ignore[misc]
         self._group = GroupCommit(self.write, self._changes)
 
     @property
-    def leads(self) -> bool:
-        """Whether this process does what only one may do: exchange events, and the like."""
-        return True
+    def leads(self) -> int:
+        """For which time, from 1 on, this process does what one alone may do; 0 if it does not."""
+        return 1
 
-    def exists(self) -> bool:
-        """Whether there is anything to open."""
-        return True
-
-    def open(self) -> None:
-        """Make the tables where they are missing; again is harmless.
+    def open(self, new: bool = True) -> None:
+        """Make the tables, and the file if it may be ``new``, where missing; again is harmless.
 
         Raises `StartError` where they are of a newer version, or the file cannot be opened.
         """
         with self._open_lock:
             if not self._opened:
-                self._prepare()
+                self._prepare(new)
                 self._opened = True
 
     def claim(self) -> None:
@@ -144,11 +140,9 @@ class SqliteFile(Database, SqliteDatabase):
     def __str__(self) -> str:
         return str(self.path)
 
-    def exists(self) -> bool:
-        """Whether the file is there."""
-        return self.path.exists()
-
-    def _prepare(self) -> None:
+    def _prepare(self, new: bool) -> None:
+        if not new and not self.path.exists():
+            raise StartError(f"there is no {self.path}: is DATA_DIR right?")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(self.path.parent), self.connection_context():
@@ -198,8 +192,8 @@ def database_of(settings: Settings, name: str, *packages: str) -> Database:
 
 def server(url: str, *packages: str) -> Database:
     """A database of a server; `StartError` if what it takes is not installed."""
-    made: Database = adapter("runtime.postgresql").PostgresDatabase(url, *packages)
-    return made
+    postgresql = adapter("runtime.postgresql.database")
+    return postgresql.PostgresDatabase(url, *packages)  # type: ignore[no-any-return]
 
 
 def adapter(module: str) -> Any:

@@ -68,8 +68,7 @@ def start_service(
         help="serve no HTTP: exchange events for apps that run under another WSGI server",
     )
     parser.set_defaults(run=None)
-    if commands:
-        choices = parser.add_subparsers(title="commands", metavar="COMMAND")
+    choices = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in commands:
         choice = add_command(choices, command.name, command.about, command.examples)
         choice.set_defaults(run=command.run)
@@ -83,9 +82,7 @@ def start_service(
 def _run_command(name: str, service: Any, arguments: argparse.Namespace) -> NoReturn:
     configure_logs(name, service.settings.model_copy(update={"log_level": "warning"}))
     try:
-        if not service.database.exists():
-            raise StartError(f"there is no {service.database}: is DATA_DIR right?")
-        service.database.open()
+        service.database.open(new=False)
         code = arguments.run(service, arguments)
     except (ShopError, DatabaseError, sqlite3.Error) as error:
         say(f"{name}: {one_line(error)}", STDERR)

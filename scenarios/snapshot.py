@@ -12,7 +12,7 @@ from messaging.exchange import transport
 from messaging.follower import Follower
 from messaging.wire import START, Place
 from runtime.database import SqliteFile, database_of
-from runtime.migrate_to import copy
+from runtime.postgresql.migrate_to import copy
 from runtime.settings import Settings
 
 SERVICES = (inventory.models, shop.models, payment.models)

@@ -1,8 +1,8 @@
 """Start the shop: its HTTP interface, and the exchange of events with the broker."""
 
 from messaging import dead_letters
-from runtime import migrate_to
 from runtime.lifecycle import start_service
+from runtime.postgresql import migrate_to
 from shop import replay
 from shop.app import Shop, create_app
 

@@ -24,7 +24,7 @@ USERS = 'SELECT id, name FROM "user" ORDER BY id'
 # Runs the command, and kills itself where it gets to this function.
 CRASH = """if True:
     import os, runpy, signal, sys
-    import runtime.migrate_to as moving
+    import runtime.postgresql.migrate_to as moving
     from runtime.database import SqliteFile
 
     def die(*arguments):

@@ -17,7 +17,7 @@ from bench.sales import checkout
 from bench.system import System
 from bench.turns import FLUSHED, Contestant, Effort, take_turns
 from runtime.database import Database, SqliteFile, server
-from runtime.migrate_to import copy
+from runtime.postgresql.migrate_to import copy
 from scenarios.servers import NatsServer, PostgresServer, missing
 
 ITEMS = 100

@@ -114,7 +114,7 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
     """
     packages = service.database.packages
     source = SqliteFile(service.settings.data_dir / f"{packages[-1]}.db", *packages)
-    if not source.exists():
+    if not source.path.exists():
         raise StartError(f"there is no {source}: is DATA_DIR right?")
     target = server(arguments.url, *packages)
     source.claim()

@@ -81,8 +81,8 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
         return self._url
 
     @property
-    def leads(self) -> bool:
-        """Whether this copy holds the lock; it may have just been lost, and is no guard."""
+    def leads(self) -> int:
+        """For which time this copy holds the lock; it may have just lost it: that is no guard."""
         return self._watch.leads
 
     def claim(self) -> None:
@@ -93,7 +93,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
             log.warning("the database cannot be used yet", error=str(error))
         self._watch.start()
 
-    def _prepare(self) -> None:
+    def _prepare(self, new: bool) -> None:
         with self.atomic():
             self.run(LOCK, MIGRATING)
             histories = {f"{package}_migration" for package in self.packages}
@@ -182,7 +182,8 @@ class Watch(threading.Thread):
 
     def __init__(self, database: PostgresDatabase) -> None:
         super().__init__(name="watch", daemon=True)
-        self.leads = False
+        self.leads = 0
+        self._terms = 0
         self._database = database
 
     def run(self) -> None:
@@ -198,7 +199,7 @@ class Watch(threading.Thread):
                 if str(error) != trouble:
                     log.warning("the database cannot be reached", error=(trouble := str(error)))
             finally:
-                self.leads = False
+                self.leads = 0
             time.sleep(RETRY_S)
 
     def _listen(self, connection: "psycopg.Connection[Any]") -> None:
@@ -206,8 +207,9 @@ class Watch(threading.Thread):
         while True:
             if not self.leads:
                 row = connection.execute(TRY_LOCK, [LEADING]).fetchone()
-                self.leads = bool(row and row[0])
-                if self.leads:
+                if row and row[0]:
+                    self._terms += 1
+                    self.leads = self._terms
                     log.info("this copy leads")
                     self._tell()
             for _ in connection.notifies(timeout=LISTEN_S, stop_after=1):

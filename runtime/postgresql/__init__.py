@@ -1,0 +1,1 @@
+"""PostgreSQL in the place of a service's file: the database, and the way there."""
