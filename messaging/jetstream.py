@@ -37,8 +37,9 @@ RECONNECT_AFTER_S = 1
 PING_INTERVAL_S = 5
 ANSWER_TIMEOUT_S = 5.0
 COMPLAINT_INTERVAL_S = 60.0
-ID, EXPECTED_LAST = "Nats-Msg-Id", "Nats-Expected-Last-Sequence"  # ADR-22 of NATS
-WRONG_LAST = 10071  # JetStream's code for an event whose predecessor is not the last message
+ID = "Nats-Msg-Id"  # this and the following: ADR-22 of NATS
+EXPECTED_LAST, EXPECTED_LAST_ID = "Nats-Expected-Last-Sequence", "Nats-Expected-Last-Msg-Id"
+WRONG_LAST = (10070, 10071)  # its codes for an event that does not follow the last message
 ID_FORM = re.compile(rf"([0-9a-f]{{{2 * EPOCH_BYTES}}}):([1-9][0-9]{{0,18}})")
 UNLIMITED: dict[str, Any] = {  # the settings of a stream that forgets nothing
     "storage": StorageType.FILE,
@@ -86,10 +87,10 @@ class JetStreamTransport:
     """Publishes into a stream, and hears and fetches others; used by one thread at a time.
 
     A stream holds the events of each epoch in order: each is published with its place as message
-    id, and with the number that the event before it has in JetStream, without which it is not
-    taken. So JetStream's ack of an event is one of all events up to it. Live events are heard
-    as they are published, as from the forwarder, from the first fetch on: a copy that stands by
-    hears none. What was missed is fetched.
+    id, and with the number that the event before it has in JetStream (and its id, as long as that
+    one is under way), without which it is not taken. So JetStream's ack of an event is one of all
+    up to it. Live events are heard as they are published, as from the forwarder, from the first
+    fetch on: a copy that stands by hears none. What was missed is fetched.
     """
 
     def __init__(
@@ -280,6 +281,8 @@ class JetStreamTransport:
             return
         before = number - (newest.sequence if newest.epoch == epoch else 0) + sequence - 1
         headers = {ID: str(event.place), EXPECTED_LAST: str(before)}
+        if before != number:  # if the event before it, still under way, is refused: so is this
+            headers[EXPECTED_LAST_ID] = str(Place(epoch, sequence - 1))
         reply = f"{self._inbox}.{epoch.hex()}.{sequence}"
         try:
             await client.publish(_subject(event.stream), event.body, reply, headers)
@@ -294,7 +297,7 @@ class JetStreamTransport:
             self._newest = max(self._newest, (place, int(told["seq"])))
             self._tell_ack()
             return
-        if told and told["error"].get("err_code") != WRONG_LAST:
+        if told and told["error"].get("err_code") not in WRONG_LAST:
             await self._complain(APIError(**told["error"]))
         # It is not taken where it stands, or there is no stream: tell where the journal stands.
         self._begin("look", self._tell_newest())
