@@ -74,19 +74,16 @@ def ask(request: Request) -> Answer:
         return _ask(connection, request)
 
 
-def drive(request: Request, seconds: float, connections: int = CONNECTIONS) -> Load:
+def drive(request: Request, seconds: float) -> Load:
     """Ask for some seconds; `Failed` if anything was answered with an error."""
-    if WRK:
-        load = _wrk(WRK, request, seconds, connections)
-    else:
-        load = _threads(request, seconds, connections)
+    load = _wrk(WRK, request, seconds) if WRK else _threads(request, seconds)
     if load.failed or not load.answered:
         told = f"{load.failed} of {load.answered} requests failed"
         raise Failed(f"{request.method} {request.url}: {told}")
     return load
 
 
-def _wrk(wrk: str, request: Request, seconds: float, connections: int) -> Load:
+def _wrk(wrk: str, request: Request, seconds: float) -> Load:
     headers = [f"wrk.headers[ {_lua(k)} ] = {_lua(v)}" for k, v in request.headers.items()]
     script = SCRIPT.format(
         method=_lua(request.method),
@@ -102,7 +99,7 @@ def _wrk(wrk: str, request: Request, seconds: float, connections: int) -> Load:
             wrk,
             *length,
             "--connections",
-            str(connections),
+            str(CONNECTIONS),
             "--script",
             path,
             request.url,
@@ -123,7 +120,7 @@ def _lua(text: str) -> str:
     return f"[==[{text}]==]"
 
 
-def _threads(request: Request, seconds: float, connections: int) -> Load:
+def _threads(request: Request, seconds: float) -> Load:
     ended = threading.Event()
     netloc = urlsplit(request.url).netloc
 
@@ -136,8 +133,8 @@ def _threads(request: Request, seconds: float, connections: int) -> Load:
         return answered, failed
 
     begun = time.monotonic()
-    with ThreadPoolExecutor(connections) as pool:
-        workers = [pool.submit(repeat) for _ in range(connections)]
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        workers = [pool.submit(repeat) for _ in range(CONNECTIONS)]
         ended.wait(seconds)
         ended.set()
     elapsed_s = time.monotonic() - begun

@@ -69,8 +69,7 @@ class GroupCommit:
         return result
 
     def _lead(self) -> None:
-        with self._guard:
-            group = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_GROUP))]
+        group: list[_Waiting] = []
         try:
             self._commit(group)
         finally:
@@ -84,19 +83,25 @@ class GroupCommit:
                 successor.turn.release()
 
     def _commit(self, group: list[_Waiting]) -> None:
-        if len(group) == 1:
-            self._commit_alone(group[0])
-            return
+        undone: list[_Waiting] = []
         try:
             with self._transaction():
+                self._gather(group)  # now, as some may have come while it waited for its lock
                 for each in group:
                     self._try(each)
         except _Undo:
-            for each in group:
-                self._commit_alone(each)
+            undone = group
         except BaseException as error:  # nobody is left waiting
+            if not group:
+                self._gather(group)
             for each in group:
                 each.error = error
+        for each in undone:
+            self._commit_alone(each)
+
+    def _gather(self, group: list[_Waiting]) -> None:
+        with self._guard:
+            group += [self._queue.popleft() for _ in range(min(len(self._queue), MAX_GROUP))]
 
     def _try(self, one: _Waiting) -> None:
         before = self._changes()
