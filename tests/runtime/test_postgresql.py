@@ -30,6 +30,7 @@ from scenarios.servers import PostgresServer
 from shop.catalogue import Catalogue
 from tests.conftest import eventually
 from tests.messaging.conftest import EPOCH, NOON, Clock, live, replay
+from tests.pairs import require_servers
 from tests.processes import SERVICES
 from tests.runtime.conftest import Probe
 from tests.runtime.test_group_commit import Commits
@@ -162,6 +163,7 @@ def test_services_may_have_schemas_of_one_database(copy: Copy, postgres_url: str
 
 
 def test_its_name_has_no_password() -> None:
+    require_servers()
     named = server("postgresql://shop:se%40cret@127.0.0.1:1/shop", *PACKAGES)
     assert "cret" not in str(named)
     assert named.connect_params["password"] == "se@cret"
