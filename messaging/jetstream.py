@@ -37,9 +37,9 @@ RECONNECT_AFTER_S = 1
 PING_INTERVAL_S = 5
 ANSWER_TIMEOUT_S = 5.0
 COMPLAINT_INTERVAL_S = 60.0
-ID = "Nats-Msg-Id"  # this and the following: ADR-22 of NATS
+ID = "Nats-Msg-Id"  # these are of ADR-22 of NATS
 EXPECTED_LAST, EXPECTED_LAST_ID = "Nats-Expected-Last-Sequence", "Nats-Expected-Last-Msg-Id"
-WRONG_LAST = (10070, 10071)  # its codes for an event that does not follow the last message
+WRONG_LAST = 10070, 10071  # JetStream's codes if the last message has not this id, or number
 ID_FORM = re.compile(rf"([0-9a-f]{{{2 * EPOCH_BYTES}}}):([1-9][0-9]{{0,18}})")
 UNLIMITED: dict[str, Any] = {  # the settings of a stream that forgets nothing
     "storage": StorageType.FILE,
@@ -87,10 +87,10 @@ class JetStreamTransport:
     """Publishes into a stream, and hears and fetches others; used by one thread at a time.
 
     A stream holds the events of each epoch in order: each is published with its place as message
-    id, and with the number that the event before it has in JetStream (and its id, as long as that
-    one is under way), without which it is not taken. So JetStream's ack of an event is one of all
-    up to it. Live events are heard as they are published, as from the forwarder, from the first
-    fetch on: a copy that stands by hears none. What was missed is fetched.
+    id, and with the number that the event before it has in JetStream, without which it is not
+    taken; where that one has no ack yet, also with its id. So JetStream's ack of an event is one
+    of all events up to it. Live events are heard as they are published, as from the forwarder,
+    from the first fetch on: a copy that stands by hears none. What was missed is fetched.
     """
 
     def __init__(
@@ -159,6 +159,8 @@ class JetStreamTransport:
 
     def publish(self, event: Event) -> None:
         """Send an event with the next `poll`."""
+        if self._outgoing and event.place <= self._outgoing[-1].place:
+            self._outgoing.clear()  # from here on it is sent again
         self._outgoing.append(event)
 
     def fetch(self, stream: str, after: Place) -> None:
@@ -185,14 +187,15 @@ class JetStreamTransport:
     async def _poll(self, timeout_s: float) -> list[Message]:
         await asyncio.sleep(0)
         if self._client and self.up:
-            while self._outgoing:
-                await self._send(self._client, self._outgoing.popleft())
+            if self._outgoing:
+                self._begin("send", self._send_outgoing(self._client))
             for stream, after in self._wanted.items():
                 if stream in self._reads and stream not in self._heard:
                     self._heard.add(stream)
                     await self._client.subscribe(_subject(stream), cb=self._hear)
                 self._begin(f"answer {stream}", self._answer(stream, after))
-        self._outgoing.clear()
+        else:
+            self._outgoing.clear()
         self._wanted.clear()
         if not self._received:
             with contextlib.suppress(TimeoutError):
@@ -271,40 +274,37 @@ class JetStreamTransport:
                 await client.close()
             await asyncio.sleep(RECONNECT_AFTER_S)
 
+    async def _send_outgoing(self, client: Client) -> None:
+        """Send what no ack has come for; before it is sent again, see where the stream stands."""
+        if self._writes and self._outgoing[0].place <= max(self._newest[0], self._sent):
+            await self._look(self._writes)
+            self._sent, _ = self._newest
+            self._tell_ack()
+        while self._outgoing:
+            event = self._outgoing.popleft()
+            if event.place > self._sent:
+                await self._send(client, event)
+                self._sent = event.place
+
     async def _send(self, client: Client, event: Event) -> None:
         newest, number = self._newest
         epoch, sequence = event.place
-        if event.place <= max(newest, self._sent):  # has it been kept, and is there a stream?
-            self._begin("look", self._tell_newest())
-        self._sent = max(event.place, self._sent)
-        if event.place <= newest:
-            return
         before = number - (newest.sequence if newest.epoch == epoch else 0) + sequence - 1
         headers = {ID: str(event.place), EXPECTED_LAST: str(before)}
-        if before != number:  # if the event before it, still under way, is refused: so is this
+        if before > number:  # the one before is on its way: that number might be a stranger's
             headers[EXPECTED_LAST_ID] = str(Place(epoch, sequence - 1))
         reply = f"{self._inbox}.{epoch.hex()}.{sequence}"
-        try:
-            await client.publish(_subject(event.stream), event.body, reply, headers)
-        except NatsError as error:  # it will be sent again
-            await self._complain(error)
+        await client.publish(_subject(event.stream), event.body, reply, headers)
 
     async def _hear_ack(self, message: Msg) -> None:
-        """What JetStream says of an event that we have sent."""
+        """What JetStream says of an event: it is kept, or not taken, and will be sent again."""
         place = _parse(":".join(message.subject.split(".")[-2:]))
-        told = json.loads(message.data or b"{}")
-        if place and "seq" in told and "error" not in told:
+        told = json.loads(message.data or b"{}")  # empty: there is no stream
+        if "error" in told:
+            if told["error"]["err_code"] not in WRONG_LAST:
+                await self._complain(APIError(**told["error"]))
+        elif place and told:
             self._newest = max(self._newest, (place, int(told["seq"])))
-            self._tell_ack()
-            return
-        if told and told["error"].get("err_code") not in WRONG_LAST:
-            await self._complain(APIError(**told["error"]))
-        # It is not taken where it stands, or there is no stream: tell where the journal stands.
-        self._begin("look", self._tell_newest())
-
-    async def _tell_newest(self) -> None:
-        if self._writes:
-            await self._look(self._writes)
             self._tell_ack()
 
     def _tell_ack(self) -> None:
@@ -323,20 +323,24 @@ class JetStreamTransport:
     async def _look(self, stream: str) -> tuple[Place, int]:
         """Where a stream stands: the place of its newest event, and JetStream's last number."""
         known, newest, number = self._newest, None, 0
-        if stream == self._writes:
+        if is_ours := stream == self._writes:
             info = await self._make(stream)
             number = info.state.last_seq  # of which there may be nothing left
             if not self._is_suited:
                 await self._suit(info.config)
                 self._is_suited = True
-        with contextlib.suppress(NotFoundError):
+        try:
             last = await self._context().get_last_msg(_name(stream), _subject(stream))
+        except NotFoundError:
+            if is_ours and info.state.messages:
+                raise  # somebody has deleted it, or is about to
+        else:
             newest, number = _place(last), last.seq or 0
             behind = number
             while not newest and behind > 1:  # somebody has published what is no event
                 behind -= 1
                 newest = (await self._get(stream, behind)).place
-        if stream == self._writes and self._newest == known:  # no ack has come meanwhile
+        if is_ours and self._newest == known:  # no ack has come meanwhile
             self._newest = newest or START, number
         return newest or START, number
 

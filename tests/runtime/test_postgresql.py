@@ -240,11 +240,13 @@ def test_what_the_server_would_do_less_well_is_set_for_each_session(
     with session(postgres_url) as other:
         assert other.execute("SHOW synchronous_commit").fetchone() == ("off",)
     database.close_idle()
-    shown = [
-        database.run(f"SHOW {setting}").fetchone()[0]
-        for setting in ("synchronous_commit", "transaction_isolation", "lock_timeout")
-    ]
-    assert shown == ["on", "read committed", "5s"]
+    for setting, value in {
+        "synchronous_commit": "on",
+        "transaction_isolation": "read committed",
+        "lock_timeout": "5s",
+        "idle_in_transaction_session_timeout": "2s",
+    }.items():
+        assert database.run(f"SHOW {setting}").fetchone() == (value,)
 
 
 def test_a_write_is_committed_or_undone(database: Any, copy: Copy) -> None:
@@ -491,12 +493,14 @@ def test_the_url_limits_the_connections(copy: Copy) -> None:
     with ThreadPoolExecutor(3) as pool:
         holders = [pool.submit(hold) for _ in range(2)]
         held.wait()
-        with pytest.raises(OperationalError) as error:
-            database.run("SELECT 1")
-        assert is_outage(error.value)
-        assert len(database._in_use) == 2
-        waiting = pool.submit(database.run, "SELECT 1")
-        release.set()
+        try:
+            with pytest.raises(OperationalError) as error:
+                database.run("SELECT 1")
+            assert is_outage(error.value)
+            assert len(database._in_use) == 2
+            waiting = pool.submit(database.run, "SELECT 1")
+        finally:
+            release.set()
         assert waiting.result().fetchone() == (1,)
         for holder in holders:
             holder.result()
