@@ -515,7 +515,7 @@ def test_what_strangers_publish_between_events_on_their_way_lets_none_be_left_ou
         while not ended.is_set():
             await context.publish(f"parrot.{stream}", b"junk")
             await context.publish(f"parrot.{stream}", b"junk", headers=headers)
-            await asyncio.sleep(0.02)  # who publishes without a pause lets nobody else in
+            await asyncio.sleep(0.1)  # who publishes without a pause lets nobody else in
 
     writer.tell(*range(10))
     eventually(lambda: is_told(writer))
