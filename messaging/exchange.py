@@ -85,10 +85,7 @@ class Exchange(threading.Thread):
                     self._turn(messages)
                 ended = self._may_end()
             except Exception as error:  # whatever it was, the others' events must go on
-                if is_outage(error):
-                    log.error("the exchange waits for the database", error=repr(error))
-                else:
-                    log.exception("unexpected error in the exchange")
+                log.error("error in the exchange", error=repr(error), exc_info=not is_outage(error))
                 ended = self._stop_at is not None
         self._transport.close()
         self._database.close()

@@ -34,8 +34,7 @@ class Table(peewee.Model):
 class Database(Peewee):  # type: ignore[misc]
     """What holds the tables of ``packages``, each with a ``migrations`` folder.
 
-    It is a `SqliteFile`, or a database of a server (`runtime.postgresql`). Written-out SQL marks
-    its parameters with ``?``.
+    A `SqliteFile`, or one of `runtime.postgresql`. Written-out SQL has ``?`` for parameters.
     """
 
     def __init__(self, packages: Iterable[str], *peewees: Any, **own: Any) -> None:

@@ -83,21 +83,19 @@ class GroupCommit:
                 successor.turn.release()
 
     def _commit(self, group: list[_Waiting]) -> None:
-        undone: list[_Waiting] = []
         try:
             with self._transaction():
                 self._gather(group)  # now, as some may have come while it waited for its lock
                 for each in group:
                     self._try(each)
         except _Undo:
-            undone = group
+            for each in group:
+                self._commit_alone(each)
         except BaseException as error:  # nobody is left waiting
             if not group:
                 self._gather(group)
             for each in group:
                 each.error = error
-        for each in undone:
-            self._commit_alone(each)
 
     def _gather(self, group: list[_Waiting]) -> None:
         with self._guard:
@@ -109,10 +107,10 @@ class GroupCommit:
             one.run()
         except ShopError as error:
             if self._changes() != before:
-                raise _Undo from error
+                raise _Undo from None
             one.error = error
-        except Exception as error:
-            raise _Undo from error
+        except Exception:
+            raise _Undo from None
 
     def _commit_alone(self, one: _Waiting) -> None:
         one.error = None

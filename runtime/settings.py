@@ -88,8 +88,7 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """The variables that give these settings to another process."""
-        given = self.model_dump().items()
-        return {name.upper(): "" if value is None else str(value) for name, value in given}
+        return {name.upper(): "" if value is None else str(value) for name, value in self}
 
     def database_url(self, service: str) -> str | None:
         """The URL of a service's database; None if it is a file in ``data_dir``."""
