@@ -75,19 +75,21 @@ def start_service(
         command.arguments(choice)
     arguments = parser.parse_args()
     if arguments.run:
-        _run_command(name, make(load_settings()), arguments)
+        _run_command(name, make, arguments)
     run(name, lambda settings: tasks(settings, arguments.exchange_only))
 
 
-def _run_command(name: str, service: Any, arguments: argparse.Namespace) -> NoReturn:
-    configure_logs(name, service.settings.model_copy(update={"log_level": "warning"}))
+def _run_command(name: str, make: Any, arguments: argparse.Namespace) -> NoReturn:
+    settings = load_settings()
+    configure_logs(name, settings.model_copy(update={"log_level": "warning"}))
     try:
+        service = make(settings)
         service.database.open(new=False)
         code = arguments.run(service, arguments)
+        service.database.close()
     except (ShopError, DatabaseError, sqlite3.Error) as error:
         say(f"{name}: {one_line(error)}", STDERR)
         code = 1
-    service.database.close()
     raise SystemExit(code)
 
 

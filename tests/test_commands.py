@@ -187,3 +187,17 @@ def test_archiving_as_the_documents_say(world: World) -> None:
     assert len(world.get("payment", "/api/payments")) == 9
     assert world.finish("-m", "shop", "replay").returncode == 0
     assert len(world.get("shop", "/api/items")) == 1
+
+
+@pytest.mark.parametrize("variable", ["SHOP_DATABASE_URL", "BROKER_URL"])
+def test_a_driver_that_is_missing_is_told_in_a_line(world: World, variable: str) -> None:
+    """Whether the shop is to run, or a command of it."""
+    where = world.settings.data_dir
+    for module in ("psycopg", "nats"):  # found before the real ones
+        (where / f"{module}.py").write_text(f"raise ModuleNotFoundError('no {module}')")
+    url = "postgresql://127.0.0.1:1/shop" if variable == "SHOP_DATABASE_URL" else "nats://a:1"
+    for command in ([], ["dead-letters"]):
+        ended = world.finish("-m", "shop", *command, PYTHONPATH=str(where), **{variable: url})
+        assert ended.returncode == 1, ended
+        (line,) = ended.stderr.splitlines()
+        assert "requirements-scale.txt" in line
