@@ -279,6 +279,15 @@ def test_an_ack_is_one_of_all_events_up_to_it(
     assert stored(nats_server.url, stream) == ids(*events)
 
 
+def test_what_is_sent_again_takes_the_place_of_what_waits(connect: Connect, stream: str) -> None:
+    """However long JetStream does not answer, no more than one window waits here."""
+    writer = connect(stream)
+    events = in_a_row(stream, 5)
+    for event in (*events, *events[2:]):
+        writer.publish(event)
+    assert list(writer._outgoing) == events[2:]
+
+
 def test_what_acks_have_told_is_newer_than_a_look_that_began_before(
     connect: Connect, stream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -837,6 +846,32 @@ def change_password(server: NatsServer, password: str) -> None:
     """Let a running server take another password, from now on and from those who are there."""
     configure(server, authorization={"user": "shop", "password": password})
     server.send(signal.SIGHUP)
+
+
+def test_a_client_that_gives_up_is_replaced(connect: Connect, stream: str) -> None:
+    """nats-py does so for good when a server says that something is wrong."""
+    ends: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        writer = connect(stream, url=f"nats://127.0.0.1:{listener.getsockname()[1]}")
+
+        def talk() -> None:
+            writer.poll(0.02)
+            with suppress(BlockingIOError):
+                ends.append(listener.accept()[0])
+                ends[-1].setblocking(False)
+                ends[-1].sendall(b'INFO {"headers":true,"max_payload":1000}\r\n')
+            for end in ends:
+                with suppress(BlockingIOError):
+                    if b"PING" in end.recv(4096):
+                        end.sendall(b"PONG\r\n")
+
+        eventually(lambda: talk() or writer.up)
+        ends[0].sendall(b"-ERR 'Something Is Wrong'\r\n")
+        eventually(lambda: talk() or (len(ends) > 1 and writer.up))
+        writer.close()
+    for end in ends:
+        end.close()
 
 
 def credentials(server: NatsServer, path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import falcon
 import pytest
 from falcon.testing import TestClient
-from peewee import OperationalError
+from peewee import IntegrityError, OperationalError
 
 from messaging.inbox import Reader
 from messaging.models import Cursor
@@ -323,6 +323,7 @@ def test_a_refused_request_is_undone_alone(changes: bool, database: Any) -> None
     commits, runs = Commits(database), []
 
     def refuse() -> None:
+        notes(database)
         if changes:
             note(database, "undone")
         raise NotFound
@@ -446,6 +447,26 @@ def test_a_transaction_amid_which_the_server_ends_is_undone(
     with database.write():
         note(database, "kept")
     assert notes(database) == ["kept"]
+    assert not database._in_use
+
+
+def test_a_commit_that_fails_is_an_outage(copy: Copy, postgres_url: str) -> None:
+    """And nothing of it is kept."""
+    database = copy()
+    with pytest.raises(Exception) as error, database.write():
+        note(database, "lost")
+        end_sessions(postgres_url)
+    assert is_outage(error.value)
+    assert notes(database) == []
+    assert not database._in_use
+
+
+def test_what_only_the_commit_finds_wrong_is_an_error_as_elsewhere(database: Any) -> None:
+    database.run("ALTER TABLE note ADD UNIQUE (text) DEFERRABLE INITIALLY DEFERRED")
+    with pytest.raises(IntegrityError), database.write():
+        note(database, "twice")
+        note(database, "twice")
+    assert notes(database) == []
     assert not database._in_use
 
 
@@ -593,6 +614,7 @@ def test_one_of_several_copies_leads_until_its_process_is_killed(claimed: list[C
     while claimed:
         (leader,) = eventually(lambda: leaders(claimed))
         assert [leaders(claimed) for _ in range(20)] == [[leader]] * 20
+        assert leader.ask()[1] > 0  # it has been woken, to see what there is to do
         leader.kill()
         claimed.remove(leader)
 
