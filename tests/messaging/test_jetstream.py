@@ -334,6 +334,40 @@ def test_an_event_is_stored_once_although_jetstream_has_forgotten_its_id(
     assert stored(nats_server.url, stream) == ids(*events)
 
 
+def test_a_server_that_has_forgotten_all_ids_takes_the_next_events(
+    connect: Connect, own_nats: NatsServer, stream: str
+) -> None:
+    """As one that was down for longer than its window of duplicates."""
+    own_nats.start()
+    make_stream(own_nats.url, stream, duplicate_window=0.1)
+    writer, events = connect(stream, url=own_nats.url), in_a_row(stream, 20)
+    publish(writer, *events[:3])
+    own_nats.kill()
+    time.sleep(0.5)  # the window of duplicates
+    own_nats.start()
+    publish(writer, *events)
+    assert stored(own_nats.url, stream) == ids(*events)
+
+
+def test_a_stream_that_contradicts_itself_is_asked_again(
+    connect: Connect, nats_server: NatsServer, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has messages, and yet no last one: its writer does not take it for empty."""
+    events = in_a_row(stream, 3)
+    publish(connect(stream), *events)
+    writer, context = connect(stream), nats.js.JetStreamContext
+
+    async def find_nothing(*_: Any) -> None:
+        raise nats.js.errors.NotFoundError
+
+    with monkeypatch.context() as patch, capture_logs() as lines:
+        patch.setattr(context, "get_last_msg", find_nothing)
+        until_up(writer)
+        writer.fetch(stream, START)
+        eventually(lambda: writer.poll(0.05) or "NotFoundError" in str(lines))
+    assert len(fetched(writer, stream, START)) == 4
+
+
 def test_writers_that_do_not_know_of_each_other_store_each_event_once_and_in_order(
     connect: Connect, nats_server: NatsServer, stream: str
 ) -> None:
