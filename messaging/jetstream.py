@@ -8,6 +8,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Coroutine, Iterable
+from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -106,7 +107,7 @@ class JetStreamTransport:
         self._client: Client | None = None
         self._newest = START, 0  # of our stream: its place, and the number that it has
         self._sent = START
-        self._is_suited = False
+        self._made: datetime | None = None  # when our stream was
         self._outgoing: deque[Event] = deque()
         self._wanted: dict[str, Place] = {}
         self._received: list[Message] = []
@@ -322,27 +323,28 @@ class JetStreamTransport:
 
     async def _look(self, stream: str) -> tuple[Place, int]:
         """Where a stream stands: the place of its newest event, and JetStream's last number."""
-        known, newest, number = self._newest, None, 0
+        known, newest, number = self._newest, START, 0
         if is_ours := stream == self._writes:
             info = await self._make(stream)
-            number = info.state.last_seq  # of which there may be nothing left
-            if not self._is_suited:
+            if info.created != self._made:
                 await self._suit(info.config)
-                self._is_suited = True
+            elif known[1] <= info.state.last_seq:
+                newest, number = known  # up to there it was looked through before
         try:
             last = await self._context().get_last_msg(_name(stream), _subject(stream))
         except NotFoundError:
             if is_ours and info.state.messages:
                 raise  # somebody has deleted it, or is about to
+            newest, number = START, info.state.last_seq if is_ours else 0
         else:
-            newest, number = _place(last), last.seq or 0
-            behind = number
-            while not newest and behind > 1:  # somebody has published what is no event
+            place, behind = _place(last), last.seq or 0
+            while not place and behind - 1 > number:  # somebody has published what is no event
                 behind -= 1
-                newest = (await self._get(stream, behind)).place
+                place = (await self._get(stream, behind)).place
+            newest, number = place or newest, last.seq or 0
         if is_ours and self._newest == known:  # no ack has come meanwhile
-            self._newest = newest or START, number
-        return newest or START, number
+            self._newest, self._made = (newest, number), info.created
+        return newest, number
 
     async def _make(self, stream: str) -> StreamInfo:
         """Make our stream if it is missing."""

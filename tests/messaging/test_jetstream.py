@@ -705,6 +705,27 @@ def test_a_stream_that_was_deleted_is_filled_again_from_the_outbox(
     eventually(lambda: effects(reader.database) == [*range(301)])
 
 
+def test_a_deleted_stream_is_filled_again_although_strangers_were_there_first(
+    service: Make, nats_server: NatsServer, stream: str
+) -> None:
+    """With more messages than it had before."""
+    writer = service(stream)
+    writer.tell(*range(10))
+    eventually(lambda: is_told(writer))
+
+    async def replace(context: Any) -> None:
+        await context.delete_stream(name_of(stream))
+        await context.add_stream(name=name_of(stream), subjects=[f"parrot.{stream}"])
+        for _ in range(50):
+            await context.publish(f"parrot.{stream}", b"junk")
+
+    in_jetstream(nats_server.url, replace)
+    writer.tell(10)
+    eventually(lambda: [each for each in stored(nats_server.url, stream) if each][10:])
+    places = [each for each in stored(nats_server.url, stream) if each]
+    assert [int(each.partition(":")[2]) for each in places] == [*range(1, 12)]
+
+
 def stored_or_none(server: NatsServer, stream: str, count: int) -> list[str | None] | None:
     try:
         found = stored(server.url, stream)
