@@ -20,7 +20,7 @@ from playhouse.pool import MaxConnectionsExceeded
 from playhouse.postgres_ext import PooledPsycopg3Database
 
 from runtime.database import BUSY_TIMEOUT_S, Database
-from runtime.errors import ShopError, StartError
+from runtime.errors import StartError
 from runtime.settings import without_password
 
 log = structlog.get_logger(__name__)
@@ -151,12 +151,17 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
         try:
             with __exception_wrapper__:
                 self._execute(BEGIN_WRITING if kind else "BEGIN")
-        except DatabaseError:
+        except Exception:
             self.close()
             raise
 
     def commit(self) -> None:
-        """Commit; the copy that leads hears of it, unless that is this one."""
+        """Commit; the copy that leads hears of it, unless that is this one.
+
+        In a transaction of which a statement has failed, the server would take it for a rollback.
+        """
+        if not self.is_connection_usable():
+            raise OperationalError("the transaction was broken off by an error")
         with __exception_wrapper__:
             self._execute("COMMIT" if self.leads else f"NOTIFY {CHANNEL}; COMMIT")
         self.close()
@@ -195,7 +200,7 @@ class Watch(threading.Thread):
                 with self._database.dedicated_connection() as connection:
                     trouble = ""
                     self._listen(connection)
-            except (psycopg.Error, DatabaseError, ShopError, OSError) as error:
+            except Exception as error:  # whatever it was: who does not watch never leads
                 if str(error) != trouble:
                     log.warning("the database cannot be reached", error=(trouble := str(error)))
             finally:

@@ -14,7 +14,7 @@ from typing import Any
 import falcon
 import pytest
 from falcon.testing import TestClient
-from peewee import IntegrityError, OperationalError
+from peewee import DatabaseError, IntegrityError, OperationalError
 
 from messaging.inbox import Reader
 from messaging.models import Cursor
@@ -448,6 +448,16 @@ def test_a_transaction_amid_which_the_server_ends_is_undone(
         note(database, "kept")
     assert notes(database) == ["kept"]
     assert not database._in_use
+
+
+def test_what_a_failed_statement_has_broken_off_is_not_taken_for_committed(database: Any) -> None:
+    """Also if whoever ran it went on: the server answers such a commit without an error."""
+    database._watch.leads = 1  # who leads tells nobody, which would fail as well
+    with pytest.raises(OperationalError, match="broken off"), database.write():
+        note(database, "lost")
+        with suppress(DatabaseError):
+            database.run("SELECT nothing_of_that_name")
+    assert notes(database) == []
 
 
 def test_a_commit_that_fails_is_an_outage(copy: Copy, postgres_url: str) -> None:
