@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from peewee import DatabaseError
+from peewee import PeeweeException
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
@@ -23,7 +23,7 @@ def collect(
     """
     up = "Whether the broker can be reached."
     yield GaugeMetricFamily("broker_up", up, value=transport.up)
-    with suppress(DatabaseError, sqlite3.Error):
+    with suppress(PeeweeException, sqlite3.Error):
         waiting, oldest_s = publisher.waiting, publisher.oldest_age_s
         dead = count_dead(database)
         text = "Events that the journal has not acknowledged."

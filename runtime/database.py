@@ -20,7 +20,7 @@ from runtime.group_commit import GroupCommit
 from runtime.settings import Settings
 
 T = TypeVar("T")
-Peewee: Any = peewee.Database
+Peewee: Any = peewee.Database  # which has no type hints
 BUSY_TIMEOUT_S = 5
 
 
@@ -37,8 +37,8 @@ class Database(Peewee):  # type: ignore[misc]
     A `SqliteFile`, or one of `runtime.postgresql`. Written-out SQL has ``?`` for parameters.
     """
 
-    def __init__(self, packages: Iterable[str], *peewees: Any, **own: Any) -> None:
-        super().__init__(*peewees, **own)
+    def __init__(self, packages: Iterable[str], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self.listeners: list[Callable[[], None]] = []
         self.packages = tuple(packages)
         self._opened = False

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol
 from wsgiref.types import WSGIApplication
 
 import structlog
-from peewee import DatabaseError
+from peewee import PeeweeException
 
 from runtime.commands import Command, add_command, command_line
 from runtime.errors import ShopError, StartError, one_line
@@ -87,7 +87,7 @@ def _run_command(name: str, make: Any, arguments: argparse.Namespace) -> NoRetur
         service.database.open(new=False)
         code = arguments.run(service, arguments)
         service.database.close()
-    except (ShopError, DatabaseError, sqlite3.Error) as error:
+    except (ShopError, PeeweeException, sqlite3.Error) as error:
         say(f"{name}: {one_line(error)}", STDERR)
         code = 1
     raise SystemExit(code)
