@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -28,9 +27,7 @@ class Ground(NamedTuple):
 
 def require_servers() -> None:
     """Skip the test where something is missing; REQUIRE_SERVERS=1 lets it fail."""
-    drivers = [name for name in ("psycopg", "nats") if not find_spec(name)]
-    install = "pip install -r requirements-scale.txt"
-    lacking = f"there is no {drivers[0]}: {install}" if drivers else missing()
+    lacking = missing()
     if lacking and os.environ.get("REQUIRE_SERVERS"):
         pytest.fail(lacking)
     if lacking:
