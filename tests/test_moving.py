@@ -164,7 +164,13 @@ def fill(world: World) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "where", ["moving.copy", "moving._set_sequences", "moving.differences", "SqliteFile.retire"]
+    "where",
+    [
+        pytest.param("moving.copy", marks=pytest.mark.chaos),
+        pytest.param("moving._set_sequences", marks=pytest.mark.chaos),
+        "moving.differences",
+        "SqliteFile.retire",
+    ],
 )
 def test_a_move_that_crashed_is_repeated(world: World, target: Ground, where: str) -> None:
     """Killed at any point, also between the copy's commit and the end of the file."""

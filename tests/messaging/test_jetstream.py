@@ -592,8 +592,8 @@ def test_more_junk_than_an_answer_holds_is_passed_over(
     events = in_a_row(stream, 2)
 
     async def litter(context: Any) -> None:
-        for _ in range(REPLAY_EVENTS + 50):
-            await context.publish(f"parrot.{stream}", b"junk")
+        junk = [context.publish(f"parrot.{stream}", b"junk") for _ in range(REPLAY_EVENTS + 50)]
+        await asyncio.gather(*junk)
 
     writer = connect(stream)
     for event in events:
@@ -1171,6 +1171,7 @@ def first_of(url: str) -> str:
     return url.partition(",")[0]
 
 
+@pytest.mark.chaos
 def test_a_stream_gets_the_replicas_that_are_asked_for_and_keeps_all_else(
     connect: Connect, cluster_url: str, stream: str
 ) -> None:
@@ -1190,6 +1191,7 @@ def test_a_stream_gets_the_replicas_that_are_asked_for_and_keeps_all_else(
     assert stored(first_of(cluster_url), stream) == ids(*in_a_row(stream, 300))
 
 
+@pytest.mark.chaos
 def test_a_stream_never_loses_replicas_by_a_setting(
     connect: Connect, cluster_url: str, stream: str
 ) -> None:
@@ -1204,6 +1206,7 @@ def test_a_stream_never_loses_replicas_by_a_setting(
     assert config_of(first_of(cluster_url), stream)["num_replicas"] == 3
 
 
+@pytest.mark.chaos
 def test_one_address_of_a_cluster_leads_to_all_servers(
     connect: Connect, nats_cluster: Mapping[str, NatsServer], cluster_url: str, stream: str
 ) -> None:
