@@ -11,4 +11,6 @@ USER parrot
 VOLUME /data
 ENV DATA_DIR=/data HOST=0.0.0.0 LOG_FORMAT=json
 
-CMD ["python", "run_all.py"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-m", "runtime.health"]
+# It ends when one of the four does, so that a restart policy can do its work: docker run --restart=always
+CMD ["python", "run_all.py", "--abort-on-exit"]

@@ -6,17 +6,18 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from runtime.commands import command_line, number
-from runtime.output import reserve_standard_streams, say
-from runtime.processes import Child, held, listens
-from runtime.settings import Settings, load_settings
-from runtime.signals import stop_signals
+from runtime.process.children import Child, held, listens
+from runtime.process.commands import command_line, number
+from runtime.process.output import complain, reserve_standard_streams, say
+from runtime.process.settings import Settings, authority, load_settings
+from runtime.process.signals import stop_signals
 
 NAMES = ("broker", "inventory", "shop", "payment")
 EXAMPLES = """\
 %(prog)s
 %(prog)s --without payment
 %(prog)s --demo                        a stocked shop, and what it promises
+%(prog)s --audit                       is what is in DATA_DIR right?
 %(prog)s --drill --faults 1000         takes half an hour
 %(prog)s --drill --minutes 5 --seed 42
 %(prog)s --drill --scale               two copies of each, on PostgreSQL and NATS"""
@@ -49,8 +50,10 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add, length = parser.add_argument, parser.add_mutually_exclusive_group()
     add("--only", type=names, metavar="shop,broker", help="start these alone")
     add("--without", type=names, metavar="payment", help="start all but these")
+    add("--abort-on-exit", action="store_true", help="end with an error when one of them ends")
     add("--demo", action="store_true", help="play with a shop of its own, and leave it to you")
     add("--exit", action="store_true", help="end when the demo is over")
+    add("--audit", action="store_true", help="check the databases, also while the shop sells")
     add("--drill", action="store_true", help="kill a shop of its own at random, and check it")
     length.add_argument("--faults", type=number(int, 1), metavar="N", help="default: 20")
     length.add_argument("--minutes", type=number(float, 0.1), metavar="M", help="instead")
@@ -60,17 +63,23 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     given = parser.parse_args()
     options = ("faults", "minutes", "seed", "scale")
     of_drill = {f"--{name}": getattr(given, name) for name in options}
-    of_shop = {"--only": given.only, "--without": given.without}
+    of_shop = {
+        "--only": given.only,
+        "--without": given.without,
+        "--abort-on-exit": given.abort_on_exit,
+    }
+    is_shop = not (given.drill or given.demo or given.audit)
     misplaced = [
         *(name for name, value in of_drill.items() if value is not None and not given.drill),
-        *(name for name, value in of_shop.items() if value and (given.drill or given.demo)),
+        *(name for name, value in of_shop.items() if value and not is_shop),
         *["--exit"] * (given.exit and not given.demo),
-        *["--demo"] * (given.demo and given.drill),
+        *["--demo"] * (given.demo and (given.drill or given.audit)),
+        *["--audit"] * (given.audit and given.drill),
     ]
     if misplaced:
         parser.error(
             f"{misplaced[0]} does not go here: {', '.join(of_drill)} are for --drill, "
-            "--exit for --demo, --only and --without for neither"
+            f"--exit for --demo, {', '.join(of_shop)} for neither"
         )
     return parser, given
 
@@ -79,12 +88,19 @@ def supervise(
     children: list[Child],
     wanted: dict[str, dict[str, tuple[str, int]]],
     stopped: Callable[[float], bool],
-) -> None:
-    """Say when all are up, and when one has ended, until a signal comes or none is left."""
+    together: bool,
+) -> int:
+    """Say when all are up, and when one has ended, until a signal comes or none is left.
+
+    Those who belong ``together`` end when one does. Returns the exit code.
+    """
     announced = False
     while children and not stopped(0.1):
         for child in [child for child in children if child.process.poll() is not None]:
             children.remove(child)
+            if together:
+                complain(f"{child.name} {child.end()}: the others are stopped", service="run_all")
+                return 1
             say(f"{child.name} {child.end()}; start it again: python -m {child.name}")
         expected = [pair for child in children for pair in wanted[child.name].values()]
         if children and not announced and all(listens(*pair) for pair in expected):
@@ -92,12 +108,26 @@ def supervise(
             for child in children:
                 if child.name != "broker":
                     ((host, port),) = wanted[child.name].values()
-                    say(f"{child.name:9} http://{host}:{port}")
+                    say(f"{child.name:9} http://{authority(host, port)}")
             say("Ctrl-C stops everything.")
+    if not children:
+        complain("nothing is running any more", service="run_all")
+    return int(not children)
+
+
+def stop(children: list[Child]) -> None:
+    """Stop the services, and the broker after them."""
+    begun = time.monotonic()
+    for is_broker, timeout_s in ((False, SERVICES_TIMEOUT_S), (True, BROKER_TIMEOUT_S)):
+        group = [child for child in children if (child.name == "broker") is is_broker]
+        for child in group:
+            child.signal(signal.SIGTERM)
+        for child in group:
+            child.stop(begun + timeout_s)
 
 
 def main() -> None:
-    """Run until Ctrl-C or SIGTERM, then stop the services, and the broker after them."""
+    """Run until a signal asks for the end, and leave no child behind."""
     parser, given = parse()
     reserve_standard_streams()
     if given.drill:
@@ -105,6 +135,10 @@ def main() -> None:
 
         raise SystemExit(drill(given.faults, given.minutes, given.seed, bool(given.scale)))
     settings = load_settings()
+    if given.audit:
+        from scenarios.audit import audit  # noqa: PLC0415  # likewise
+
+        raise SystemExit(audit(settings))
     left_out = [*(given.without or []), *["broker"] * bool(settings.broker_url and not given.demo)]
     chosen = [n for n in given.only or NAMES if n not in left_out]
     if not chosen:
@@ -112,23 +146,22 @@ def main() -> None:
         parser.error(f"this leaves nothing to start{why}")
     wanted = {name: addresses(settings, name) for name in chosen}
     if lines := [line for name in chosen for line in held(wanted[name])]:
-        raise SystemExit("\n".join(lines))
+        for line in lines:
+            complain(line, service="run_all")
+        raise SystemExit(1)
     if given.demo:
         from scenarios.demo import demo  # noqa: PLC0415  # likewise
 
         raise SystemExit(demo(settings, given.exit))
     with stop_signals() as stopped:
-        children = [Child(name, 32 + NAMES.index(name)) for name in chosen]
-        supervise(children, wanted, stopped)
-        begun = time.monotonic()
-        for is_broker, timeout_s in ((False, SERVICES_TIMEOUT_S), (True, BROKER_TIMEOUT_S)):
-            group = [child for child in children if (child.name == "broker") is is_broker]
-            for child in group:
-                child.signal(signal.SIGTERM)
-            for child in group:
-                child.stop(begun + timeout_s)
-    if not children:
-        raise SystemExit("nothing is running any more")
+        children: list[Child] = []
+        try:
+            for name in chosen:
+                children.append(Child(name, 32 + NAMES.index(name)))
+            code = supervise(children, wanted, stopped, given.abort_on_exit)
+        finally:
+            stop(children)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

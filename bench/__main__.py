@@ -15,15 +15,16 @@ from bench.findings import Result, Results, Run
 from bench.processes import Processes
 from bench.turns import Effort
 from runtime import ROOT
-from runtime.clock import timestamp
-from runtime.output import say
+from runtime.process.clock import timestamp
+from runtime.process.commands import Parser
+from runtime.process.output import deliver
 
 RESULTS = ROOT / "bench" / "results.json"
 CHART = ROOT / "docs" / "images" / "performance.png"
 ROUNDS, SECONDS = 5, 5.0
 QUICK_ROUNDS, QUICK_SECONDS = 2, 1.0
 EXAMPLES = f"""examples:
-  %(prog)s                          everything, in about half an hour
+  %(prog)s                          everything, in about an hour
   %(prog)s --quick                  a few seconds a figure, to see that all works
   %(prog)s --only checkout,events
   %(prog)s --only growth --rounds 9
@@ -66,13 +67,13 @@ def measure(name: str, effort: Effort, run: Run) -> Result:
             with Processes(Path(folder)) as processes:
                 return Result(run=run, findings=FIGURES[name](processes, effort))
         except Exception as error:  # the other figures can be measured all the same
-            say(f"{name} was not measured: {error!r}")
+            deliver(f"{name} was not measured: {error!r}")
             return Result(run=run, findings=[], failure=str(error) or repr(error))
 
 
 def main() -> int:
     """Measure, print the table, and keep it; the exit code tells whether all was measured."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m bench",
         description=__doc__,
         epilog=EXAMPLES,
@@ -93,7 +94,7 @@ def main() -> int:
     effort = Effort(rounds, seconds, arguments.quick)
     run = run_of(effort)
     results = {name: measure(name, effort, run) for name in arguments.only}
-    say(f"\n{report.table(results)}")
+    deliver(f"\n{report.table(results)}")
     measured = {name: result for name, result in results.items() if not result.failure}
     if arguments.output or not arguments.quick:
         keep(arguments.output or RESULTS, measured)
@@ -103,21 +104,21 @@ def main() -> int:
 def keep(path: Path, results: Mapping[str, Result]) -> None:
     """Keep results beside those that are there, and draw all of them."""
     kept = report.keep(path, results)
-    say(f"\nkept in {path}")
+    deliver(f"\nkept in {path}")
     draw(path, kept)
 
 
 def show(path: Path) -> int:
     """Print the table of a file, and draw its chart again."""
     kept = report.load(path)
-    say(report.table(kept.figures))
+    deliver(report.table(kept.figures))
     draw(path, kept)
     return 0
 
 
 def draw(path: Path, results: Results) -> None:
     """Draw the chart that goes with a file of results."""
-    say(chart.draw(results.figures, CHART if path == RESULTS else path.with_suffix(".png")))
+    deliver(chart.draw(results.figures, CHART if path == RESULTS else path.with_suffix(".png")))
 
 
 if __name__ == "__main__":

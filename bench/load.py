@@ -8,12 +8,15 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
+from statistics import quantiles
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from bench.processes import Failed
 
@@ -23,16 +26,27 @@ WRK = shutil.which("wrk")
 GENERATOR = "wrk" if WRK else "threads of the benchmark (wrk is not installed)"
 JSON = MappingProxyType({"Content-Type": "application/json"})
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+KEY = "Idempotency-Key"
+
+KEYS = """
+local run, number = {run}, 0
+request = function()
+  number = number + 1
+  wrk.headers[ {key} ] = run .. number
+  return wrk.format()
+end
+"""
 
 SCRIPT = """
 wrk.method = {method}
 wrk.body = {body}
 {headers}
-done = function(summary)
+{keys}
+done = function(summary, latency)
   local e = summary.errors
   local failed = e.connect + e.read + e.write + e.status + e.timeout
-  io.write(string.format('\\n{{"answered": %d, "failed": %d, "seconds": %f}}\\n',
-    summary.requests, failed, summary.duration / 1e6))
+  io.write(string.format('\\n{{"answered": %d, "failed": %d, "seconds": %f, "p99_ms": %f}}\\n',
+    summary.requests, failed, summary.duration / 1e6, latency:percentile(99) / 1e3))
 end
 """
 
@@ -44,6 +58,7 @@ class Request(NamedTuple):
     url: str
     body: bytes = b""
     headers: Mapping[str, str] = NO_HEADERS
+    has_keys: bool = False  # an idempotency key for each time that it is asked
 
 
 class Answer(NamedTuple):
@@ -60,6 +75,7 @@ class Load(NamedTuple):
     answered: int
     failed: int
     seconds: float
+    p99_ms: float  # until an answer
 
     @property
     def rate(self) -> float:
@@ -74,21 +90,23 @@ def ask(request: Request) -> Answer:
         return _ask(connection, request)
 
 
-def drive(request: Request, seconds: float) -> Load:
+def drive(request: Request, seconds: float, connections: int = CONNECTIONS) -> Load:
     """Ask for some seconds; `Failed` if anything was answered with an error."""
-    load = _wrk(WRK, request, seconds) if WRK else _threads(request, seconds)
+    make = partial(_wrk, WRK) if WRK else _threads
+    load = make(request, seconds, connections)
     if load.failed or not load.answered:
         told = f"{load.failed} of {load.answered} requests failed"
         raise Failed(f"{request.method} {request.url}: {told}")
     return load
 
 
-def _wrk(wrk: str, request: Request, seconds: float) -> Load:
+def _wrk(wrk: str, request: Request, seconds: float, connections: int) -> Load:
     headers = [f"wrk.headers[ {_lua(k)} ] = {_lua(v)}" for k, v in request.headers.items()]
     script = SCRIPT.format(
         method=_lua(request.method),
         body=_lua(request.body.decode()) if request.body else "nil",
         headers="\n".join(headers),
+        keys=KEYS.format(run=_lua(f"{uuid4()}-"), key=_lua(KEY)) if request.has_keys else "",
     )
     length = ["--threads", "1", "--duration", f"{max(1, round(seconds))}s"]
     length += ["--timeout", f"{ANSWER_TIMEOUT_S}s"]
@@ -99,7 +117,7 @@ def _wrk(wrk: str, request: Request, seconds: float) -> Load:
             wrk,
             *length,
             "--connections",
-            str(CONNECTIONS),
+            str(connections),
             "--script",
             path,
             request.url,
@@ -120,31 +138,35 @@ def _lua(text: str) -> str:
     return f"[==[{text}]==]"
 
 
-def _threads(request: Request, seconds: float) -> Load:
+def _threads(request: Request, seconds: float, connections: int) -> Load:
     ended = threading.Event()
     netloc = urlsplit(request.url).netloc
 
-    def repeat() -> tuple[int, int]:
-        answered = failed = 0
+    def repeat() -> tuple[list[float], int]:
+        times_ms, failed = [], 0
         with closing(HTTPConnection(netloc, timeout=ANSWER_TIMEOUT_S)) as connection:
             while not ended.is_set():
+                asked = time.monotonic()
                 failed += _ask(connection, request).status >= 400
-                answered += 1
-        return answered, failed
+                times_ms.append((time.monotonic() - asked) * 1000)
+        return times_ms, failed
 
     begun = time.monotonic()
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        workers = [pool.submit(repeat) for _ in range(CONNECTIONS)]
+    with ThreadPoolExecutor(connections) as pool:
+        workers = [pool.submit(repeat) for _ in range(connections)]
         ended.wait(seconds)
         ended.set()
     elapsed_s = time.monotonic() - begun
-    answered, failed = (sum(counts) for counts in zip(*(w.result() for w in workers), strict=True))
-    return Load(answered, failed, elapsed_s)
+    results = [worker.result() for worker in workers]
+    times_ms = [each for times_ms, _ in results for each in times_ms]
+    p99_ms = quantiles(times_ms, n=100, method="inclusive")[98]
+    return Load(len(times_ms), sum(failed for _, failed in results), elapsed_s, p99_ms)
 
 
 def _ask(connection: HTTPConnection, request: Request) -> Answer:
     path = urlsplit(request.url)._replace(scheme="", netloc="").geturl()
-    connection.request(request.method, path, request.body or None, dict(request.headers))
+    headers = {**request.headers, **({KEY: str(uuid4())} if request.has_keys else {})}
+    connection.request(request.method, path, request.body or None, headers)
     response = connection.getresponse()
     return Answer(
         response.status,

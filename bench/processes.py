@@ -14,7 +14,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from runtime import ROOT
-from runtime.errors import ShopError
+from runtime.process.errors import ShopError
 
 HOST = "127.0.0.1"
 PORTS = range(10_000, 16_000)  # below those that systems give to outgoing connections

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pydantic_core import to_json
 
 from bench.filling import ITEMS_BOUGHT, USER_ID
-from bench.load import CONNECTIONS, JSON, Request, drive
+from bench.load import CONNECTIONS, JSON, Load, Request, drive
 from bench.processes import Failed
 from bench.system import System, row
 
@@ -31,15 +31,19 @@ class Till(NamedTuple):
         """The product's."""
         return cls(system.url("shop", ""), system.path("shop"))
 
-    def sell(self, seconds: float) -> float:
+    def sell(self, seconds: float, *, has_keys: bool = False) -> float:
         """Checkouts a second; `Failed` unless each has left its order, lines and event."""
+        return self.load(seconds, CONNECTIONS, has_keys=has_keys).rate
+
+    def load(self, seconds: float, connections: int, *, has_keys: bool = False) -> Load:
+        """So many buyers at once; `Failed` unless each checkout has left what it should."""
         before = row(self.database, COUNTED)
-        load = drive(checkout(self.url), seconds)
+        load = drive(checkout(self.url)._replace(has_keys=has_keys), seconds, connections)
         after = row(self.database, COUNTED)
         orders, lines, events, sequence = (b - a for a, b in zip(before, after, strict=True))
         answered = load.answered
         whole = lines == orders * len(ITEMS_BOUGHT) and events == sequence == orders
-        if not whole or not answered <= orders <= answered + CONNECTIONS:
+        if not whole or not answered <= orders <= answered + connections:
             told = f"{orders} orders, {lines} lines, {events} events"
             raise Failed(f"{answered} checkouts were confirmed, and there are {told}")
-        return load.rate
+        return load

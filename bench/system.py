@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from bench.load import Request, ask
 from bench.processes import HOST, Failed, Process, Processes, free_ports
-from runtime.settings import Settings
+from runtime.process.settings import Settings
 
 NAMES = ("broker", "inventory", "shop", "payment")
 
@@ -71,6 +71,13 @@ class System:
     def wait_until_ready(self, name: str) -> None:
         """Wait until a process can do its work."""
         self.running[name].wait_until(lambda: self.state(name), "is ready")
+
+    def is_connected(self) -> bool:
+        """Whether all that run can do their work, and the services have reached the broker."""
+        for process in self.running.values():
+            process.check()
+        states = map(self.state, self.running)
+        return all(state and state.get("broker", "up") == "up" for state in states)
 
     def path(self, name: str) -> Path:
         """The database of a process."""

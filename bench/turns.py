@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from bench.findings import Series
 from bench.processes import LeftOut
-from runtime.output import say
+from runtime.process.output import deliver
 
 NOTHING = "nothing is kept"
 FLUSHED = "WAL, synchronous=FULL"
+READS = "only reads"
 
 
 class Effort(NamedTuple):
@@ -45,7 +46,7 @@ def take_turns(figure: str, contestants: Sequence[Contestant], effort: Effort) -
             if number:
                 values.values.append(value)
             turn = f"{number}/{effort.rounds}" if number else "warm-up"
-            say(f"{figure:11} {turn:8} {one.name:40} {value:12,.5g}")
+            deliver(f"{figure:20} {turn:8} {one.name:40} {value:12,.5g}")
     return series
 
 
@@ -59,7 +60,7 @@ def gather(
             ready.append(make(name))
         except LeftOut as error:
             left_out[name] = str(error)
-            say(f"{name} is left out: {error}")
+            deliver(f"{name} is left out: {error}")
     return ready, left_out
 
 

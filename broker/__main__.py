@@ -4,14 +4,18 @@ import structlog
 
 from broker.forwarder import Forwarder
 from broker.journal import Journal
-from messaging.transport import Peer
-from messaging.wire import Event, Want, topic
-from runtime.commands import command_line
-from runtime.errors import StartError
-from runtime.http import probe_app
-from runtime.lifecycle import Task, run
-from runtime.server import HttpServer
-from runtime.settings import Settings
+from messaging.arguments import place, stream
+from messaging.transports.forwarder import Peer
+from messaging.transports.keys import key_pair
+from messaging.transports.wire import Place, Run, Want, topic
+from runtime.process.commands import add_command, command_line
+from runtime.process.errors import ShopError, StartError
+from runtime.process.lifecycle import Task, run
+from runtime.process.logs import configure_logs
+from runtime.process.output import complain, deliver
+from runtime.process.settings import Settings, load_settings
+from runtime.web.server import HttpServer
+from runtime.web.shell import probe_app
 
 log = structlog.get_logger("broker")
 
@@ -20,11 +24,32 @@ EXAMPLES = """\
 DATA_DIR=/srv/parrots LOG_FORMAT=json %(prog)s"""
 
 
+BEGIN_EXAMPLES = "%(prog)s orders 18b3f0c2a54d1c0f6e2a9b7c5d3e1f00:4000"
+
+
+def begin_at(stream: str, first: Place) -> None:
+    """Let the journal begin amid a stream, as its writer's log line says; for the command line."""
+    settings = load_settings()
+    configure_logs("broker", settings)
+    journal = Journal(settings.data_dir / "broker.db", Peer(settings, []))
+    try:
+        if settings.broker_url:
+            raise StartError("BROKER_URL is set: NATS is the broker; see docs/operations.md")
+        journal.open()
+        journal.begin(stream, first)
+    except ShopError as error:
+        complain(f"broker: {error}", service="broker")
+        raise SystemExit(1) from None
+    deliver(f"{stream}  begins at {first}")
+
+
 def tasks(settings: Settings) -> list[Task]:
     """The threads of the broker, which starts with its journal at hand or not at all."""
     if settings.broker_url:
         raise StartError("BROKER_URL is set: NATS is the broker, and there is none to start")
-    journal = Journal(settings.data_dir / "broker.db", Peer(settings, [topic(Event), topic(Want)]))
+    if settings.keys:  # it may have to wait for the disk, while nothing is held yet
+        key_pair(settings.keys, "broker")
+    journal = Journal(settings.data_dir / "broker.db", Peer(settings, [topic(Run), topic(Want)]))
     journal.open()
     if not settings.keys:
         log.warning("BROKER_CURVE=off: anybody who reaches the broker can read and publish")
@@ -35,5 +60,14 @@ def tasks(settings: Settings) -> list[Task]:
 
 
 if __name__ == "__main__":
-    command_line(__doc__, EXAMPLES, "python -m broker").parse_args()
-    run("broker", tasks)
+    parser = command_line(__doc__, EXAMPLES, "python -m broker")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    about = "let a lost journal begin amid a stream, whose writer has no older events any more"
+    begin = add_command(commands, "begin", about, BEGIN_EXAMPLES)
+    begin.add_argument("stream", type=stream, metavar="STREAM")
+    begin.add_argument("place", type=place, metavar="PLACE", help="of its first event")
+    arguments = parser.parse_args()
+    if "stream" in arguments:
+        begin_at(arguments.stream, arguments.place)
+    else:
+        run("broker", tasks)

@@ -2,16 +2,19 @@
 
 import threading
 from contextlib import suppress
-from functools import partial
 from types import SimpleNamespace
 
+import structlog
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from messaging.keys import is_admitted, key_pair
-from messaging.transport import HEARTBEAT_MS
-from runtime.errors import StartError
-from runtime.settings import Settings
+from messaging.transports.forwarder import configure
+from messaging.transports.keys import is_admitted, key_pair
+from runtime.process.clock import Complaints
+from runtime.process.errors import StartError
+from runtime.process.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 # What is larger closes the connection.
 MAX_MESSAGE_BYTES = 1024 * 1024  # four times the largest event
@@ -30,9 +33,9 @@ class Forwarder(threading.Thread):
         self._secret = key_pair(settings.keys, "broker").secret if settings.keys else None
         self._zmq = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._zmq)
+        self._keys, self._complaints = settings.keys, Complaints()
         if settings.keys:  # before there is anything that a stranger could connect to
-            admitted = partial(is_admitted, settings.keys)  # asked at each handshake
-            asked = SimpleNamespace(callback=lambda domain, key: admitted(key))
+            asked = SimpleNamespace(callback=self._admits)
             self._authenticator.configure_curve_callback("*", asked)
             self._authenticator.start()
         self._sockets: list[zmq.Socket[bytes]] = []
@@ -40,12 +43,17 @@ class Forwarder(threading.Thread):
         self._bind(zmq.XSUB, "BROKER_PUBLISH_URL", publish, MAX_MESSAGE_BYTES)
         self._bind(zmq.XPUB, "BROKER_SUBSCRIBE_URL", subscribe, MAX_TOPIC_BYTES)
 
+    def _admits(self, domain: str, key: bytes) -> bool:
+        """Whether a peer may come in: asked at each handshake."""
+        assert self._keys
+        admitted = is_admitted(self._keys, key)
+        if not admitted and self._complaints.are_due(public := key.decode(errors="replace")):
+            log.warning("a peer is refused: no *.key of ours has its key", public=public)
+        return admitted
+
     def _bind(self, kind: int, setting: str, url: str, max_bytes: int) -> None:
         endpoint = self._zmq.socket(kind)
-        endpoint.linger = 0
-        endpoint.ipv6 = "[" in url
-        endpoint.heartbeat_ivl = HEARTBEAT_MS
-        endpoint.rcvhwm = 0  # see HEARTBEAT_MS
+        configure(endpoint, url)
         endpoint.maxmsgsize = max_bytes
         if self._secret:
             endpoint.curve_server = True

@@ -4,7 +4,8 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,60 @@ from peewee import DatabaseError, fn
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from broker.models import Entry
-from messaging.event import correlation_id
-from messaging.transport import Peer
-from messaging.wire import START, Ack, Event, Message, Place, Refuse, Replay, Want
-from runtime.database import SqliteFile, is_unreadable
-from runtime.errors import StartError
+from broker.tables import Entry
+from messaging.event import journal_begun, log_run, previous
+from messaging.transports.forwarder import Peer
+from messaging.transports.wire import (
+    BEGUN,
+    JOURNAL,
+    NO_DIGEST,
+    START,
+    Ack,
+    Message,
+    Place,
+    Refuse,
+    Replay,
+    Run,
+    Want,
+    digest,
+    runs,
+)
+from runtime.process.clock import Complaints
+from runtime.process.errors import StartError
+from runtime.storage.database import SqliteFile, is_unreadable
 
 log = structlog.get_logger(__name__)
 
-REPLAY_EVENTS = 256  # in one answer; below ZeroMQ's high-water mark of 1000
+REPLAY_EVENTS = 256  # in one answer; in messages so small
+REPLAY_RUN_BYTES = 32 * 1024  # that a reader behind a thin line hears that it is coming
 OUTAGE_RETRY_S = 1.0
 
-APPEND = "INSERT INTO entry (stream, epoch, sequence, body) VALUES (?, ?, ?, ?)"
+APPEND = "INSERT INTO entry (stream, epoch, sequence, body) VALUES {}"
 AFTER = """SELECT epoch, sequence, body FROM entry WHERE stream = ? AND (epoch, sequence) > (?, ?)
-           ORDER BY epoch, sequence LIMIT ?"""
-NEWEST = """SELECT epoch, sequence FROM entry WHERE stream = ?
+           AND length(body) > 0 ORDER BY epoch, sequence LIMIT ?"""
+KEPT = """SELECT sequence, body FROM entry
+          WHERE stream = ? AND epoch = ? AND sequence BETWEEN ? AND ?"""
+NEWEST = """SELECT epoch, sequence, body FROM entry WHERE stream = ?
             ORDER BY epoch DESC, sequence DESC LIMIT 1"""
 
 
 class Journal(threading.Thread):
     """An ordinary peer of the forwarder, that holds each stream once and in order."""
 
-    def __init__(self, path: Path, peer: Peer) -> None:
+    def __init__(
+        self,
+        path: Path,
+        peer: Peer,
+        clock: Callable[[], float] = time.monotonic,
+        file: type[SqliteFile] = SqliteFile,
+    ) -> None:
         super().__init__(name="journal", daemon=True)
         self._path = path
         self._peer = peer
-        self._heads: dict[str, Place] = {}
+        self._clock = clock
+        self._file = file
+        self._heads: dict[str, Ack] = {}
+        self._complaints = Complaints(clock)
         self._write_at = float("-inf")
         self._stopping = False
         self._damage: Exception | None = None
@@ -48,7 +76,7 @@ class Journal(threading.Thread):
 
     def open(self) -> None:
         """Open the file, or a new one if it is unreadable; `StartError` if another has it."""
-        self._database = SqliteFile(self._path, "broker")
+        self._database = self._file(self._path, "broker")
         try:
             self._database.claim()
         except StartError as error:
@@ -65,9 +93,22 @@ class Journal(threading.Thread):
                 Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
         log.error("the journal is unreadable and was set aside", error=str(error), file=str(aside))
         self._heads = {}
-        self._database = SqliteFile(self._path, "broker")
+        self._database = self._file(self._path, "broker")
         self._database.open()
-        self._damage = None
+        self._damage = self._trouble = None
+
+    def begin(self, stream: str, first: Place) -> None:
+        """Make it so that the next event of a stream is this one; `StartError` if it has a later.
+
+        An entry with no body stands for all the events that nobody has any more.
+        """
+        self._database.open()
+        head = self._newest(stream).place
+        if first.sequence < 1 or head >= first:
+            raise StartError(f"{stream} cannot begin at {first}: the journal holds it up to {head}")
+        with self._database.write():
+            self._database.run_rows(APPEND, [(stream, first.epoch, first.sequence - 1, b"")])
+        self._database.close()
 
     def start(self) -> None:
         """Begin to connect, or raise `StartError`; the rest goes on in the thread."""
@@ -78,7 +119,7 @@ class Journal(threading.Thread):
         """Listen until `stop`."""
         try:
             while not self._stopping:
-                self._turn(self._peer.poll(timeout_s=1))
+                self.step()
         finally:
             self._peer.close()
             self._database.close()
@@ -90,22 +131,28 @@ class Journal(threading.Thread):
         self.join()
 
     def status(self) -> dict[str, Any]:
-        """Heads by stream, as ``/readyz`` shows them; with ``problem`` while it cannot write."""
+        """Heads by stream, as ``/readyz`` shows them; with ``problem`` while it cannot write.
+
+        Raises `StartError` while the file cannot be opened.
+        """
+        self._database.open()
         state = {"journal": {stream: place.sequence for stream, place in self._streams()}}
-        return state | ({"problem": self._trouble} if self._trouble else {})
+        self._database.check()
+        trouble = self._trouble or self._database.try_writing()
+        return state | ({"problem": trouble} if trouble else {})
 
     def collect(self) -> Iterator[Metric]:
         """The state of the journal, as ``/metrics`` shows it."""
         text = "The sequence of the newest event of the newest epoch."
-        head = GaugeMetricFamily("journal_head", text, labels=["stream"])
+        head = GaugeMetricFamily("parrot_journal_head", text, labels=["stream"])
         with contextlib.suppress(DatabaseError, sqlite3.Error):
             for stream, place in self._streams():
                 head.add_metric([stream], place.sequence)
         yield head
         counts = {
-            "journal_stored_events": (self._stored, "Events written to disk."),
-            "journal_replayed_events": (self._replayed, "Events sent to who missed them."),
-            "events_malformed": (self._peer.malformed, "Messages that were none."),
+            "parrot_journal_stored_events": (self._stored, "Events written to disk."),
+            "parrot_journal_replayed_events": (self._replayed, "Events sent to who missed them."),
+            "parrot_events_malformed": (self._peer.malformed, "Malformed messages dropped."),
         }
         for name, (count, text) in counts.items():
             yield CounterMetricFamily(name, text, value=count)
@@ -118,9 +165,11 @@ class Journal(threading.Thread):
             stream = behind.scalar(self._database)
             if stream is None:
                 return
-            yield stream, self._newest(stream)
+            yield stream, self._newest(stream).place
 
-    def _turn(self, messages: list[Message]) -> None:
+    def step(self) -> None:
+        """Wait for messages, for a second at most, and do what they ask for."""
+        messages = self._peer.poll(timeout_s=1)
         try:
             if self._damage:
                 self._set_aside(self._damage)
@@ -130,57 +179,94 @@ class Journal(threading.Thread):
             self._damage = error if is_unreadable(error) else self._damage
             log.error("the journal waits for its disk", error=repr(error))
             self._heads = {}  # whatever became of the commit, the database knows
-            self._write_at = time.monotonic() + OUTAGE_RETRY_S
+            self._write_at = self._clock() + OUTAGE_RETRY_S
 
     def handle(self, messages: list[Message]) -> None:
         """Write the events in one commit, then acknowledge them; then answer the wants."""
-        events = [message for message in messages if isinstance(message, Event)]
-        if events and time.monotonic() >= self._write_at:
-            for reply in self._append(events):
+        arrived = [message for message in messages if isinstance(message, Run)]
+        if arrived and self._clock() >= self._write_at:
+            for reply in self._append(arrived):
                 self._peer.send(reply)
         wants = {(m.reader, m.stream): m for m in messages if isinstance(m, Want)}
         for want in wants.values():
             self._answer(want)
 
-    def _append(self, events: list[Event]) -> list[Ack | Refuse]:
-        heads: dict[str, Place] = {}
+    def _append(self, arrived: list[Run]) -> list[Ack | Refuse]:
+        heads: dict[str, Ack] = {}
         fresh: dict[tuple[str, Place], bytes] = {}
-        refused: list[Ack | Refuse] = []
-        for stream, place, body in events:
-            head = heads.setdefault(stream, self._head(stream))
-            first = place.sequence == 1 and place.epoch > head.epoch
-            if first or place == Place(head.epoch, head.sequence + 1):
-                heads[stream] = place
-                fresh[stream, place] = body
-            elif place.epoch == head.epoch and place <= head:
-                kept = fresh.get((stream, place)) or self._body(stream, place)
-                if kept not in (body, None):
-                    refused.append(Refuse(stream, place))
+        refused: dict[str, Refuse] = {}
+        stored: list[Run] = []
+        for run in arrived:
+            stream, first = run.stream, run.first
+            _, head, told = heads.setdefault(stream, self._head(stream))
+            begins = first.sequence == 1 and first.epoch > head.epoch
+            known = 0 if begins else min(head.sequence + 1 - first.sequence, len(run.bodies))
+            if known < 0 or (first.epoch != head.epoch and not begins):
+                continue  # it leaves a gap, or is of an older epoch
+            if place := self._other(run, known, fresh):
+                refused[stream] = Refuse(stream, place)
+            elif not begins and _follows_another(run.bodies[known:], told):
+                refused[stream] = Refuse(stream, head)
+            if stream in refused:  # what follows may be of the writer whose event was refused
+                continue
+            if bodies := run.bodies[known:]:
+                stored.append(Run(stream, head, Place(first.epoch, first.sequence + known), bodies))
+                fresh |= {(stream, place): body for place, body in stored[-1].events()}
+                heads[stream] = Ack(stream, run.last, digest(bodies[-1]))
         if fresh:
             rows = [(stream, *place, body) for (stream, place), body in fresh.items()]
             with self._database.write():
-                self._database.run_many(APPEND, rows)
+                self._database.run_rows(APPEND, rows)
             self._heads |= heads
             self._stored += len(rows)
-            for (stream, place), body in fresh.items():
-                log.info("stored", stream=stream, place=str(place), request_id=correlation_id(body))
+            for run in stored:
+                log_run(log, "stored", run.stream, [*run.events()])
         self._trouble = None
-        return [*refused, *(Ack(stream, head) for stream, head in heads.items())]
+        for refuse in refused.values():
+            self._complain(refuse)
+        return [*refused.values(), *heads.values()]
 
-    def _head(self, stream: str) -> Place:
+    def _other(self, run: Run, known: int, fresh: dict[tuple[str, Place], bytes]) -> Place | None:
+        """Where the first ``known`` events of a run have one that is another than ours."""
+        if known <= 0:
+            return None
+        (epoch, first), stream = run.first, run.stream
+        kept = dict(self._database.run(KEPT, stream, epoch, first, first + known - 1).fetchall())
+        for place, body in islice(run.events(), known):
+            ours = fresh.get((stream, place)) or kept.get(place.sequence)
+            if ours and bytes(ours) != body:
+                return place
+        return None
+
+    def _complain(self, refuse: Refuse) -> None:
+        if self._complaints.are_due(refuse.stream):
+            log.error(
+                "another event than the one stored was refused: its writer has an old database, "
+                "or two have copies of one; docs/operations.md says how to go on",
+                stream=refuse.stream,
+                place=str(refuse.place),
+            )
+
+    def _head(self, stream: str) -> Ack:
         if stream not in self._heads:
             self._heads[stream] = self._newest(stream)
         return self._heads[stream]
 
-    def _newest(self, stream: str) -> Place:
-        return Place(*self._database.run(NEWEST, stream).fetchone() or START)
+    def _newest(self, stream: str) -> Ack:
+        """Where a stream stands, as its writer is told."""
+        found = self._database.run(NEWEST, stream).fetchone()
+        if not found:
+            return Ack(stream, START)
+        epoch, sequence, body = found
+        return Ack(stream, Place(epoch, sequence), digest(body) if body else NO_DIGEST)
 
-    def _body(self, stream: str, place: Place) -> bytes | None:
-        """What is on disk under a place; None if that was archived."""
-        same = (Entry.stream == stream) & (Entry.epoch == place.epoch)
-        row = Entry.select(Entry.body).where(same & (Entry.sequence == place.sequence))
-        body: bytes | None = row.scalar(self._database)
-        return body
+    def _after(self, want: Want) -> list[tuple[Place, bytes]]:
+        """Place and body of the next events after a place."""
+        if want.stream == JOURNAL:
+            (at,) = self._database.run("SELECT at FROM begun").fetchone()
+            return [(BEGUN, journal_begun("/broker", at))]
+        rows = self._database.run(AFTER, want.stream, *want.place, REPLAY_EVENTS)
+        return [(Place(epoch, sequence), body) for epoch, sequence, body in rows]
 
     def _answer(self, want: Want) -> None:
         """Send what comes after a place.
@@ -188,11 +274,14 @@ class Journal(threading.Thread):
         The first event follows that place itself, whatever it is, so that a reader gets on even
         where the end of an older epoch was lost.
         """
-        follows = want.place
-        rows = self._database.run(AFTER, want.stream, *want.place, REPLAY_EVENTS).fetchall()
-        for epoch, sequence, body in rows:
-            place = Place(epoch, sequence)
-            self._peer.send(Replay(want.reader, want.stream, follows, place, body))
-            self._replayed += 1
-            follows = place
-        self._peer.send(Replay(want.reader, want.stream, follows, self._head(want.stream), b""))
+        reader, after = want.reader, want.place
+        for run in runs(want.stream, after, self._after(want), REPLAY_RUN_BYTES):
+            self._peer.send(Replay(reader, run))
+            self._replayed += len(run.bodies)
+            after = run.last
+        self._peer.send(Replay(reader, Run(want.stream, after, self._head(want.stream).place, [])))
+
+
+def _follows_another(bodies: list[bytes], held: bytes) -> bool:
+    """Whether the first of these names another event before it than the one with this digest."""
+    return bool(bodies) and any(held) and previous(bodies[0]) not in (None, held)

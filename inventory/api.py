@@ -2,23 +2,19 @@
 
 from functools import partial
 
-from falcon import MEDIA_TEXT, Request, Response
-from pydantic import BaseModel
+from falcon import Request, Response
+from pydantic import BaseModel, StrictBool
 
-from inventory.items import Items
-from runtime.api import (
-    Id,
-    IdPage,
-    Name,
-    Price,
-    answers,
-    created,
-    documented,
-    like,
-    send_list,
-)
+from inventory.items import Items, NewStatus
+from inventory.items import NewItem as ToCreate
+from runtime.process.fields import Id, Name, Price
+from runtime.web.lists import IdPage, KeptList
+from runtime.web.once import Answer, Change
+from runtime.web.openapi import answers, like, tag
+from runtime.web.requests import changed, created, documented, send_object
 
 api = documented("Inventory")
+ITEMS = tag("items", "What the warehouse keeps.")
 
 
 class NewItem(BaseModel):
@@ -45,31 +41,62 @@ class Item(NewItem):
     active: bool
 
 
+class Status(BaseModel):
+    """Whether an item is for sale."""
+
+    model_config = like(active=False)
+
+    active: StrictBool
+
+
 class ItemResource:
     """The items of the warehouse."""
 
     def __init__(self, items: Items) -> None:
         self._items = items
+        self._kept = KeptList(items.database, items.version, items.all)
 
-    @api.validate(resp=answers(200, list[Item]), tags=["items"])
+    @api.validate(resp=answers(200, list[Item]), tags=[ITEMS], operation_id="listItems")
     def on_get(self, req: Request, resp: Response, query: IdPage) -> None:
-        """List all items, by id."""
-        send_list(req, resp, query, partial(self._items.all, query.after, query.fetch))
+        """List all items, by id.
 
-    @api.validate(resp=answers(200, Item, 404), tags=["items"])
+        Whole, or by the page.
+        """
+        self._kept.send(req, resp, query)
+
+    @api.validate(resp=answers(200, Item, 404), tags=[ITEMS], operation_id="getItem")
     def on_get_one(self, req: Request, resp: Response, item_id: int) -> None:
-        """Show one item."""
-        resp.media = self._items.get(item_id)
+        """Show one item.
 
-    @api.validate(resp=answers(201, Item, 400, 413, 415), tags=["items"])
-    def on_post_new(self, req: Request, resp: Response, json: CreateItem) -> None:
-        """Create an item, active."""
-        item = self._items.create(json.item.name, json.item.price)
-        created(resp, item, location=f"/api/items/{item['id']}")
+        As it is now.
+        """
+        send_object(req, resp, self._items.get(item_id))
 
-    @api.validate(resp=answers(200, None, 404), tags=["items"])
-    def on_put_toggle(self, req: Request, resp: Response, item_id: int) -> None:
-        """Toggle an item between active and inactive."""
-        self._items.toggle(item_id)
-        resp.content_type = MEDIA_TEXT
-        resp.text = "ok"
+    @api.validate(resp=answers(201, Item, 400, 413, 415), tags=[ITEMS], operation_id="createItem")
+    def on_post_new(self, req: Request, resp: Response, json: CreateItem) -> Change:
+        """Create an item, active.
+
+        The shop sells it as soon as it hears of it.
+        """
+        item = ToCreate(json.item.name, json.item.price, req.context.request_id)
+        return Change(self._items.create, item, partial(created, location="/api/items/{id}"))
+
+    @api.validate(
+        resp=answers(200, Item, 400, 404, 413, 415), tags=[ITEMS], operation_id="setItemStatus"
+    )
+    def on_put_status(self, req: Request, resp: Response, item_id: int, json: Status) -> Change:
+        """Put an item in sale, or take it out.
+
+        It may be sent again: an item that is so already stays as it is.
+        """
+        status = NewStatus(item_id, json.active, req.context.request_id)
+        return Change(self._items.change, status, changed)
+
+    @api.validate(resp=answers(200, None, 404, 422), tags=[ITEMS], operation_id="toggleItem")
+    def on_put_toggle(self, req: Request, resp: Response, item_id: int) -> Change:
+        """Toggle an item between active and inactive.
+
+        Sent again without an Idempotency-Key, it undoes itself.
+        """
+        toggled = NewStatus(item_id, correlation_id=req.context.request_id)
+        return Change(self._items.change, toggled, lambda _: Answer(200, b"ok"))

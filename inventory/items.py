@@ -1,51 +1,122 @@
 """Items: what the warehouse keeps. Every change is told in its own transaction."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from inventory.models import Item
+from inventory.tables import Item
+from messaging.event import Fact
 from messaging.outbox import Outbox
-from runtime.clock import timestamp
-from runtime.database import Database
-from runtime.errors import NotFound
+from runtime.process.clock import timestamp
+from runtime.process.errors import NotFound
+from runtime.storage.database import Database
 
+ALL = "SELECT id, name, price, active FROM item ORDER BY id"
+VERSION = "SELECT token FROM items_version"
 SHOWN = (Item.id, Item.name, Item.price, Item.active)
+CREATE = "INSERT INTO item (name, price, active, version) VALUES {}"
+FIND = "SELECT id, name, price, active, version FROM item WHERE id IN ({})"
+CHANGE = """UPDATE item SET active = column2, version = column3 FROM (VALUES {}) AS changed
+            WHERE id = column1"""
+
+
+class NewItem(NamedTuple):
+    """An item to be kept, at a price in the smallest coin."""
+
+    name: str
+    price: int
+    correlation_id: str | None = None
+
+
+class NewStatus(NamedTuple):
+    """An item to be put in sale, or taken out; if ``active`` is None, whichever it is not."""
+
+    item_id: int
+    active: bool | None = None
+    correlation_id: str | None = None
 
 
 class Items:
     """The items of one database. Rows are dicts: ``id, name, price, active``."""
 
     def __init__(self, database: Database, outbox: Outbox) -> None:
-        self._database = database
+        self.database = database
         self._outbox = outbox
 
-    def all(self, after: int | None = None, limit: int | None = None) -> list[dict[str, Any]]:
-        """Items by id, from the one behind ``after`` on, at most ``limit``."""
-        query = Item.select(*SHOWN).where(Item.id > (after or 0)).order_by(Item.id).limit(limit)
-        return list(query.dicts().execute(self._database))
+    def all(self) -> list[dict[str, Any]]:
+        """All items, by id."""
+        return [
+            {"id": item_id, "name": name, "price": price, "active": bool(active)}
+            for item_id, name, price, active in self.database.run(ALL)
+        ]
+
+    def version(self) -> int:
+        """A number that changes with every change of an item, by a trigger."""
+        return int(self.database.run(VERSION).fetchone()[0])
 
     def get(self, item_id: int) -> dict[str, Any]:
         """One item; `NotFound` if there is none."""
-        row = Item.select(*SHOWN).where(Item.id == item_id).dicts().first(self._database)
+        row = Item.select(*SHOWN).where(Item.id == item_id).dicts().first(self.database)
         if row is None:
-            raise NotFound(f"There is no item {item_id}.")
+            raise _not_found(item_id)
         return dict(row)
 
-    def create(self, name: str, price: int) -> dict[str, Any]:
-        """Add an item, active, at a price in the smallest coin."""
-        with self._database.write():
-            item_id = Item.insert(name=name, price=price).execute(self._database)
-            self._tell("item.created", item_id)
-            return self.get(item_id)
+    def create(self, items: Sequence[NewItem]) -> list[dict[str, Any]]:
+        """Add items, active, and return each."""
+        with self.database.write():
+            ids = self.database.add(CREATE, [(name, price, True, 1) for name, price, _ in items])
+            rows = [
+                _Row(item_id, name, price, True, 1)
+                for item_id, (name, price, _) in zip(ids, items, strict=True)
+            ]
+            pairs = zip(rows, items, strict=True)
+            facts = [row.fact(item.correlation_id) for row, item in pairs]
+            self._outbox.emit("item.created", facts)
+        return [row.shown() for row in rows]
 
-    def toggle(self, item_id: int) -> None:
-        """Take an active item out of sale, or put an inactive one back; `NotFound` if none."""
-        with self._database.write():
-            change = Item.update(active=~Item.active, version=Item.version + 1)
-            if not change.where(Item.id == item_id).execute(self._database):
-                raise NotFound(f"There is no item {item_id}.")
-            self._tell("item.status_changed", item_id)
+    def change(self, changes: Sequence[NewStatus]) -> list[dict[str, Any] | NotFound]:
+        """Put items in sale or take them out, one by one; returns each, as it is after that.
 
-    def _tell(self, event: str, item_id: int) -> None:
-        query = Item.select().where(Item.id == item_id).dicts()
-        (row,) = query.execute(self._database)
-        self._outbox.emit(event, item_id, timestamp(), row)
+        Or `NotFound` if there is none. An item that is so already stays as it is.
+        """
+        outcomes: list[dict[str, Any] | NotFound] = []
+        changed: dict[int, _Row] = {}
+        facts = []
+        with self.database.write():
+            found = self.database.find(FIND, {each.item_id for each in changes})
+            rows = {row.id: row for row in map(_Row._make, found)}
+            for item_id, active, correlation_id in changes:
+                row = changed.get(item_id) or rows.get(item_id)
+                if row is None:
+                    outcomes.append(_not_found(item_id))
+                    continue
+                if active is None or active != row.active:
+                    row = row._replace(active=not row.active, version=row.version + 1)
+                    changed[item_id] = row
+                    facts.append(row.fact(correlation_id))
+                outcomes.append(row.shown())
+            new = [(row.id, row.active, row.version) for row in changed.values()]
+            self.database.run_rows(CHANGE, new)
+            self._outbox.emit("item.status_changed", facts)
+        return outcomes
+
+
+class _Row(NamedTuple):
+    """An item as it is stored."""
+
+    id: int
+    name: str
+    price: int
+    active: bool
+    version: int
+
+    def shown(self) -> dict[str, Any]:
+        """The item as the HTTP interface shows it."""
+        return {"id": self.id, "name": self.name, "price": self.price, "active": bool(self.active)}
+
+    def fact(self, correlation_id: str | None) -> Fact:
+        """What an event tells of it."""
+        return Fact(self.id, timestamp(), {**self.shown(), "version": self.version}, correlation_id)
+
+
+def _not_found(item_id: int) -> NotFound:
+    return NotFound(f"There is no item {item_id}.")

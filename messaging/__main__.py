@@ -1,29 +1,21 @@
 """Look at the streams of events: ``python -m messaging tail STREAM``."""
 
-import argparse
 from secrets import token_hex
 
+from messaging.arguments import stream
 from messaging.exchange import transport
 from messaging.tail import tail
-from messaging.wire import MAX_SEQUENCE, NAME
-from runtime.commands import add_command, command_line, number
-from runtime.errors import StartError
-from runtime.logs import configure_logs
-from runtime.output import STDERR, say
-from runtime.settings import load_settings
-from runtime.signals import stop_signals
+from runtime.process.commands import add_command, command_line, number
+from runtime.process.errors import StartError
+from runtime.process.logs import configure_logs
+from runtime.process.output import complain
+from runtime.process.settings import load_settings
+from runtime.process.signals import stop_signals
 
 EXAMPLES = """\
 %(prog)s orders                live, from the next event on
 %(prog)s orders --from 1       from the first one on
 %(prog)s payments --from 1 | jq .data.price"""
-
-
-def stream(text: str) -> str:
-    """Parse the name of a stream."""
-    if not NAME.fullmatch(text.encode(errors="replace")):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of a stream: see docs/events.md")
-    return text
 
 
 def main() -> None:
@@ -37,19 +29,17 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_settings().model_copy(update={"log_level": "warning"})
     configure_logs("messaging", settings)
-    if given.first and given.first > MAX_SEQUENCE:
-        command.error(f"argument --from: no stream has more than {MAX_SEQUENCE} events")
     reader = f"tail-{token_hex(8)}"
-    way = transport(settings, reader, None, [given.stream])
+    broker = transport(settings, reader, None, [given.stream])
     with stop_signals() as stopped:
         try:
-            way.open()
-            tail(way, given.stream, given.first, stopped)
+            broker.open()
+            tail(broker, given.stream, given.first, stopped)
         except StartError as error:
-            say(f"messaging: {error}", STDERR)
+            complain(f"messaging: {error}", service="messaging")
             raise SystemExit(1) from None
         finally:
-            way.close()
+            broker.close()
 
 
 if __name__ == "__main__":

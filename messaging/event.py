@@ -1,18 +1,22 @@
 """An event as services see it, and the CloudEvents 1.0 document that it travels in."""
 
+import logging
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-import structlog
 from pydantic import AwareDatetime, BaseModel
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
-from messaging.wire import Place
-from runtime.errors import ShopError
+from messaging.transports.wire import BEGUN, JOURNAL, Place
+from runtime.process.errors import ShopError
 
 MAX_EVENT_BYTES = 256 * 1024
+PREVIOUS = re.compile(rb',"previous":"([0-9a-f]{32})"\}$')
+PREVIOUS_BYTES = 48
+NAMED_EVENTS = 32  # in a log line, by the ids of their requests
 
 
 class EventTooLarge(ShopError):
@@ -49,6 +53,15 @@ class Event:
         return cls(stream, place, told.type, told.subject, told.time, told.data, told.correlationid)
 
 
+class Fact(NamedTuple):
+    """What an event is to tell: ``data`` is the state after it, of the object ``subject``."""
+
+    subject: object
+    time: str  # when it became so, as `runtime.process.clock.timestamp` writes it
+    data: dict[str, Any]
+    correlation_id: str | None = None  # of the request that caused it
+
+
 def correlation_id(body: bytes) -> str | None:
     """The id of the request that caused an event; None where it tells none, or is no document."""
     with suppress(ValueError):
@@ -56,28 +69,62 @@ def correlation_id(body: bytes) -> str | None:
     return None
 
 
+def log_run(log: Any, done: str, stream: str, events: list[tuple[Place, bytes]]) -> None:
+    """Log in one line what was done with a run, with the ids of the requests that caused it.
+
+    The line of a backlog has none of these, unless it is debugged.
+    """
+    (first, _), (last, _) = events[0], events[-1]
+    line: dict[str, object] = {"stream": stream, "place": str(first)}
+    if len(events) > 1:
+        line |= {"last": last.sequence, "events": len(events)}
+    if len(events) <= NAMED_EVENTS or logging.root.isEnabledFor(logging.DEBUG):
+        line["request_id"] = " ".join(filter(None, (correlation_id(body) for _, body in events)))
+    log.info(done, **{name: value for name, value in line.items() if value})
+
+
+def previous(body: bytes) -> bytes | None:
+    """The digest of the event before this one; None where its writer did not note it."""
+    found = PREVIOUS.search(body, max(0, len(body) - PREVIOUS_BYTES))
+    return bytes.fromhex(found[1].decode()) if found else None
+
+
 def document(
-    source: str, place: Place, type: str, subject: object, time: str, data: dict[str, Any]
+    source: str, place: Place, type: str, fact: Fact, previous: bytes | None = None
 ) -> bytes:
     """Write the document of a new event, of at most 256 KiB (`EventTooLarge`).
 
-    Its ``correlationid`` is the id of the request that this thread is serving.
+    ``previous`` is the digest of the event before it. It is the last member, where the function
+    of the same name finds it without reading the rest.
     """
     fields = {
         "specversion": "1.0",
         "id": str(place),
         "source": source,
         "type": type,
-        "subject": str(subject),
-        "time": time,
+        "subject": str(fact.subject),
+        "time": fact.time,
         "datacontenttype": "application/json",
-        "data": data,
+        "data": fact.data,
         "sequence": str(place.sequence),
     }
-    request_id = structlog.contextvars.get_contextvars().get("request_id")
-    if request_id:
-        fields["correlationid"] = request_id
+    if fact.correlation_id:
+        fields["correlationid"] = fact.correlation_id
+    if previous:
+        fields["previous"] = previous.hex()
     body = to_json(fields)
     if len(body) > MAX_EVENT_BYTES:
         raise EventTooLarge(f"{type} of {len(body)} bytes: at most {MAX_EVENT_BYTES} can be told")
     return body
+
+
+def renumbered(body: bytes, place: Place, previous: bytes | None) -> bytes:
+    """The document of an event that is told anew, at another place, after another event."""
+    own = {"id": str(place), "sequence": str(place.sequence)}
+    fields = {name: value for name, value in from_json(body).items() if name != "previous"} | own
+    return to_json(fields | ({"previous": previous.hex()} if previous else {}))
+
+
+def journal_begun(source: str, time: str) -> bytes:
+    """The document of the one event of the stream `JOURNAL`: since when there is this journal."""
+    return document(source, BEGUN, "journal.begun", Fact(JOURNAL, time, {}))

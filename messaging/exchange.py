@@ -1,36 +1,41 @@
 """The exchange: the one thread of a service that talks to the broker, for its outbox and inbox."""
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
 from prometheus_client import Metric
 
 from messaging import metrics
+from messaging.follower import Follower
 from messaging.inbox import Handlers, Reader, count_dead
-from messaging.outbox import Outbox, Publisher
-from messaging.transport import ForwarderTransport, Transport
-from messaging.wire import Ack, Event, Message, Refuse, Replay, topic
-from runtime.database import Database, adapter, is_outage
-from runtime.settings import Settings
+from messaging.inheritance import Beginning, Inheritance
+from messaging.outbox import Outbox
+from messaging.publisher import Publisher
+from messaging.transports.forwarder import ForwarderTransport, Transport
+from messaging.transports.wire import Ack, Message, Refuse, Replay, Run, topic
+from runtime.process.settings import Settings
+from runtime.storage.database import Database, adapter, is_outage
 
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.05  # how late a timer may be; what happens wakes the thread at once
 OUTAGE_RETRY_S = 1.0
 STOP_TIMEOUT_S = 2.0  # for outstanding acks
+UNREACHED_S = 5.0  # how long it may take to reach the broker, before that is said
 
 
 def transport(
     settings: Settings, reader: str, writes: str | None, reads: Iterable[str]
 ) -> Transport:
-    """The way to the broker of a service that writes one stream, or none, and reads some."""
+    """The transport of a service that writes one stream, or none, and reads some."""
     if settings.broker_url:
-        jetstream = adapter("messaging.jetstream")
+        jetstream = adapter("messaging.transports.jetstream")
         return jetstream.JetStreamTransport(settings, reader, writes, reads)  # type: ignore[no-any-return]
-    topics = [topic(Replay, reader), *(topic(Event, stream) for stream in reads)]
+    topics = [topic(Replay, reader), *(topic(Run, stream) for stream in reads)]
     topics += [topic(Ack, writes), topic(Refuse, writes)] if writes else []
     return ForwarderTransport(settings, reader, topics)
 
@@ -38,7 +43,8 @@ def transport(
 class Exchange(threading.Thread):
     """Publishes an outbox and applies streams, until it is stopped.
 
-    ``handlers`` maps each stream that is read to its table of event type and function.
+    ``handlers`` maps each stream that is read to its table of event type and function. A table that
+    ``inherits`` is for what earlier databases have told of the outbox's own stream.
     """
 
     def __init__(
@@ -47,23 +53,35 @@ class Exchange(threading.Thread):
         outbox: Outbox,
         handlers: dict[str, Handlers],
         transport: Transport,
+        clock: Callable[[], float] = time.monotonic,
+        inherits: Handlers | None = None,
     ) -> None:
         super().__init__(name="exchange", daemon=True)
         self._database = database
         self._outbox = outbox
         self._handlers = handlers
         self._transport = transport
+        self._clock = clock
+        self._inherits = inherits
         self._stream = outbox.stream
+        self._term = 1
         self._begin()
         self._stop_at: float | None = None
         self._publish_at = float("-inf")
+        self._was_up = False
+        self._unreached_at: float | None = clock() + UNREACHED_S
         database.listeners.append(transport.wake)
 
     def _begin(self) -> None:
         """Forget how far it has come: the database and the journal know."""
-        self._publisher = Publisher(self._outbox, self._transport.publish, self._transport.fetch)
+        broker = self._transport
+        self._publisher = Publisher(self._outbox, broker.publish, broker.fetch, self._clock)
+        self._inheritance = self._inherits and Inheritance(
+            self._database, self._outbox, self._inherits, self._clock
+        )
+        doubt = self._inheritance.doubt if self._inheritance else None
         self._readers = {
-            stream: Reader(self._database, stream, table)
+            stream: Reader(self._database, stream, table, self._clock, doubt)
             for stream, table in self._handlers.items()
         }
 
@@ -73,26 +91,40 @@ class Exchange(threading.Thread):
         super().start()
 
     def run(self) -> None:
-        """Exchange events while this process leads, whatever happens, until `stop`."""
-        ended, term = False, 1
-        while not ended:
-            try:
-                messages = self._transport.poll(TICK_S)
-                if leads := self._database.leads:
-                    if leads != term:
-                        self._begin()
-                    term = leads
-                    self._turn(messages)
-                ended = self._may_end()
-            except Exception as error:  # whatever it was, the others' events must go on
-                log.error("error in the exchange", error=repr(error), exc_info=not is_outage(error))
-                ended = self._stop_at is not None
+        """Exchange events until `stop`."""
+        while self.step():
+            pass
+        with contextlib.suppress(Exception):  # then the next start counts what it need not
+            if self._database.leads:
+                self._publisher.note()
         self._transport.close()
         self._database.close()
 
+    def step(self) -> bool:
+        """Wait for messages, or a tick, and do what is to be done; False if that was the end.
+
+        Only while this process leads; and whatever happens, the others' events go on.
+        """
+        try:
+            messages = self._transport.poll(TICK_S)
+            self._tell_of_broker()
+            if term := self._database.leads:
+                if term != self._term:
+                    self._begin()
+                self._term = term
+                self._turn(messages)
+            elif self._term:
+                self._begin()  # what it knew as a leader is true no more
+                self._term = 0
+                self._outbox.unnoted = None  # the process that leads notes what it finds
+            return not self._may_end()
+        except Exception as error:
+            log.error("error in the exchange", error=repr(error), exc_info=not is_outage(error))
+            return self._stop_at is None
+
     def stop(self) -> None:
         """End the thread, after at most 2 s for the acks that are still to come."""
-        self._stop_at = time.monotonic() + STOP_TIMEOUT_S
+        self._stop_at = self._clock() + STOP_TIMEOUT_S
         self._transport.wake()
         self.join()
 
@@ -107,33 +139,54 @@ class Exchange(threading.Thread):
         }
         if running and not self._database.leads:
             state["standby"] = True
-        return state | ({"problem": self._publisher.problem} if self._publisher.problem else {})
+        found = [self._outbox.head().problem]  # as noted: from then on nothing is confirmed
+        found += [reader.problem for reader in self._readers.values()]
+        found += [self._inheritance.problem] if self._inheritance else []
+        problems = "; ".join(problem for problem in found if problem)
+        return state | ({"problem": problems} if problems else {})
 
     def collect(self) -> Iterator[Metric]:
-        """The state of messaging, as ``/metrics`` shows it."""
-        return metrics.collect(self._database, self._publisher, self._readers, self._transport)
+        """The state of messaging, as ``/metrics`` shows it.
+
+        A process in which this thread does not run leaves out what it cannot know.
+        """
+        yield from metrics.collect_stored(self._database, self._publisher)
+        if self.is_alive():
+            yield from metrics.collect_exchanged(self._publisher, self._readers, self._transport)
+
+    def _tell_of_broker(self) -> None:
+        """Say once when the broker is reached and lost, or cannot be reached from the start on."""
+        up, address = self._transport.up, self._transport.address
+        if up and not self._was_up:
+            log.info("the broker is reached", address=address)
+            self._unreached_at = None
+        elif self._was_up and not up:
+            log.warning("the broker is lost", address=address)
+        elif self._unreached_at and self._clock() >= self._unreached_at:
+            log.warning("the broker cannot be reached", address=address)
+            self._unreached_at = None
+        self._was_up = up
 
     def _may_end(self) -> bool:
         if self._stop_at is None:
             return False
         goes_on = self._transport.up and self._database.leads and not self._publisher.problem
         outstanding = goes_on and self._publisher.waiting
-        return not outstanding or time.monotonic() >= self._stop_at
+        return not outstanding or self._clock() >= self._stop_at
 
     def _turn(self, messages: list[Message]) -> None:
-        # A database that is older than what it has told must not act on events again, either.
-        readers = self._readers if self._publisher.ready else {}
-        asking: dict[str, Publisher | Reader] = {self._stream: self._publisher, **readers}
+        readers = self._listeners()
+        asking: Mapping[str, Publisher | Follower] = {self._stream: self._publisher, **readers}
         for message in messages:
             match message:
-                case Ack(_, place):
-                    self._publisher.handle_ack(place)
+                case Ack(_, place, digest):
+                    self._publisher.handle_ack(place, digest)
                 case Refuse(_, place):
                     self._publisher.handle_refuse(place)
-                case Replay(_, stream, _, place, b"") if stream in asking:
-                    asking[stream].handle_end(place)
-                case Event(stream) | Replay(_, stream) if stream in asking:
-                    asking[stream].receive(message)
+                case Replay(_, Run(stream, bodies=[]) as end) if stream in asking:
+                    asking[stream].handle_end(end)
+                case (Run(stream) as run) | Replay(_, Run(stream) as run) if stream in asking:
+                    asking[stream].receive(run)
         for stream, reader in readers.items():
             if not self._transport.up:
                 reader.disconnect()
@@ -143,11 +196,17 @@ class Exchange(threading.Thread):
             reader.apply()
         self._publish()
 
+    def _listeners(self) -> Mapping[str, Reader | Beginning]:
+        # A database that is older than what it has told must not act on events again, either.
+        if not self._publisher.ready:
+            return {}
+        return self._inheritance.listeners(self._readers) if self._inheritance else self._readers
+
     def _publish(self) -> None:
-        if not self._transport.up or time.monotonic() < self._publish_at:
+        if self._clock() < self._publish_at:
             return
         try:
-            self._publisher.step()
+            self._publisher.step(self._transport.up)
         except Exception as error:
             log.error("publishing waits for the database", error=repr(error))
-            self._publish_at = time.monotonic() + OUTAGE_RETRY_S
+            self._publish_at = self._clock() + OUTAGE_RETRY_S

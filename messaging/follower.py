@@ -2,17 +2,31 @@
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
-from messaging.transport import Transport
-from messaging.wire import START, Event, Place, Replay
+import structlog
+
+from messaging.timeout import Timeout
+from messaging.transports.forwarder import Transport
+from messaging.transports.wire import START, Place, Replay, Run
+
+log = structlog.get_logger(__name__)
 
 WANT_INTERVAL_S = 0.5  # the last event of all leaves no gap to see, so one keeps asking
 
 
-class Follower:
-    """One stream, as it is heard behind a place: live, and from the journal where that lacks.
+class Received(NamedTuple):
+    """An event, as it came: live, or from the journal."""
 
-    Whoever takes the events moves the place on.
+    follows: Place
+    place: Place
+    body: bytes
+
+
+class Follower:
+    """Follows one stream from a place on: hears live events, and fetches missing ones.
+
+    The caller that takes the events moves the place on.
     """
 
     def __init__(
@@ -20,23 +34,27 @@ class Follower:
     ) -> None:
         self.stream = stream
         self._place = place
+        self._is_stale = False  # it may have moved: it is loaded again before it is used
         self.duplicates = self.gaps = 0
         self._clock = clock
-        self._received: list[Event | Replay] = []  # in order, and not yet taken
+        self._received: list[Received] = []  # in order, and not yet taken
         self.head: Place | None = None  # the journal's; None while it does not answer
-        self._gap = self._outstanding = False
-        self._wanted_at = self._pause_until = float("-inf")
+        self._gap = False
+        self._wanted: Place | None = None  # what the journal was asked, and has not answered
+        self._is_repeated = False  # that it was asked more than once
+        self._timeout = Timeout(WANT_INTERVAL_S)
+        self._wanted_at = self._heard_at = self._pause_until = float("-inf")
 
     @property
     def place(self) -> Place:
         """The place of the last event that is done with."""
-        if self._place is None:
-            self._place = self.load_place()
+        if self._place is None or self._is_stale:
+            self._place, self._is_stale = self.load_place(), False
         return self._place
 
     @place.setter
     def place(self, place: Place) -> None:
-        self._place = place
+        self._place, self._is_stale = place, False
 
     def load_place(self) -> Place:
         """Where the place is found if it is not known: here, before the first event."""
@@ -44,7 +62,10 @@ class Follower:
 
     @property
     def behind(self) -> int | None:
-        """How many events the journal holds above our place, in its epoch; None if unknown."""
+        """How many events the journal holds above our place, in its epoch; None if unknown.
+
+        The place is the last one known: where it may have moved, the database may be in trouble.
+        """
         head, place = self.head, self._place
         if head is None or place is None:
             return None
@@ -52,64 +73,123 @@ class Follower:
             return 0
         return head.sequence - (place.sequence if head.epoch == place.epoch else 0)
 
-    def listen(self, way: Transport, for_s: float) -> None:
+    def listen(self, transport: Transport, for_s: float) -> None:
         """Hear what comes in so many seconds at most, and ask for what does not."""
-        for message in way.poll(for_s):
+        for message in transport.poll(for_s):
             match message:
-                case Replay(_, self.stream, _, head, b""):
-                    self.handle_end(head)
-                case Event(self.stream) | Replay(_, self.stream):
-                    self.receive(message)
-        if not way.up:
+                case Replay(_, Run(self.stream, bodies=[]) as end):
+                    self.handle_end(end)
+                case (Run(self.stream) as run) | Replay(_, Run(self.stream) as run):
+                    self.receive(run)
+        if not transport.up:
             self.disconnect()
         elif (wanted := self.want()) is not None:
-            way.fetch(self.stream, wanted)
+            transport.fetch(self.stream, wanted)
 
     def disconnect(self) -> None:
         """Forget what is only true while the journal answers."""
-        self.head, self._outstanding = None, False
+        self.head = self._wanted = None
+        self._wanted_at = self._heard_at = float("-inf")
+        self._timeout.reset()
 
-    def receive(self, message: Event | Replay) -> None:
-        """Keep an event that follows what is here; drop duplicates, and what comes after a gap."""
-        if self._clock() < self._pause_until:
+    def receive(self, run: Run) -> None:
+        """Keep events that follow what is here; drop duplicates, and what comes after a gap."""
+        if self.is_paused:
             return
-        tip = self._tip()
-        next_live = Place(tip.epoch, tip.sequence + 1)
-        if message.place <= tip:
-            self.duplicates += 1
-        elif message.follows == tip if isinstance(message, Replay) else message.place == next_live:
-            self._received.append(message)
-        else:
-            self.gaps += 1
+        tip, follows = self._tip(), run.follows
+        known: list[tuple[Place, bytes]] = []
+        fresh: list[Received] = []
+        for place, body in run.events():
+            if place <= tip:
+                known.append((place, body))
+            else:
+                fresh.append(Received(follows, place, body))
+            follows = place
+        self.duplicates += len(known)
+        if known and not self.compare(known):
+            return
+        if fresh and fresh[0].follows != tip:
+            self.gaps += len(fresh)
             self._gap = True
+        elif fresh and self._may_follow(tip, fresh[0].place):
+            self._received += fresh
+            self._heard_at = self._clock()
+            self.head = self.head and max(self.head, fresh[-1].place)
 
-    def handle_end(self, head: Place) -> None:
-        """An answer of the journal ends here, and it holds the stream up to ``head``."""
-        self.head, self._outstanding = head, False
+    def compare(self, known: list[tuple[Place, bytes]]) -> bool:
+        """Whether events that are sent under numbers received before are those; if not, stop."""
+        return True
+
+    def skip(self, first: Place, last: Place) -> bool:
+        """Whether to go on, although the journal lacks these events between our place and its."""
+        log.warning("events are missing", stream=self.stream, first=str(first), last=str(last))
+        return True
+
+    def _may_follow(self, tip: Place, place: Place) -> bool:
+        if place.epoch != tip.epoch:
+            if tip != START:  # its end may have been lost with its journal
+                log.warning("a new epoch", stream=self.stream, after=str(tip), first=str(place))
+            tip = Place(place.epoch, 0)
+        missing = Place(tip.epoch, tip.sequence + 1), Place(tip.epoch, place.sequence - 1)
+        return place.sequence == tip.sequence + 1 or self.skip(*missing)
+
+    def handle_end(self, end: Run) -> None:
+        """An answer of the journal ends here, behind what it follows; its ``first`` is the head."""
+        self.head = end.first
+        if self.is_answered_by(end):
+            self._wanted = None
+            self._timeout.answered(self._clock() - self._wanted_at, self._is_repeated)
+
+    def is_answered_by(self, end: Run) -> bool:
+        """Whether this can be the end of the answer to the newest want.
+
+        The answer to an earlier one may still arrive.
+        """
+        wanted = self._wanted
+        if wanted is None or end.follows < wanted:
+            return False
+        return end.follows > wanted or end.first <= wanted
 
     def want(self) -> Place | None:
-        """The place to ask the journal about, if it is time; one want at most is under way.
+        """The place to ask the journal about, if it is time; at most one want is outstanding.
 
-        It is behind what was received, so that the journal sends while that is being applied.
+        It is behind what was received, so that the journal sends while that is being applied. While
+        events come, there is nothing to ask: the last event of all leaves no gap, but silence.
         """
+        if self.is_paused:
+            return None
         now = self._clock()
-        if now < self._pause_until:
+        is_more = self._gap or (self.head is not None and self.head > self._tip())
+        waited = now - max(self._wanted_at, self._heard_at) >= self._timeout.seconds
+        if not (waited or (is_more and not self._wanted and not self.problem)):
             return None
-        tip = self._tip()
-        more = self._gap or (self.head is not None and self.head > tip)
-        waited = now - self._wanted_at >= WANT_INTERVAL_S
-        if not (waited or (more and not self._outstanding)):
-            return None
-        self._wanted_at, self._outstanding, self._gap = now, True, False
-        return tip
+        if self._wanted:
+            self._timeout.expired()
+        self._is_repeated = self._wanted is not None
+        self._wanted, self._wanted_at, self._gap = self._asked(), now, False
+        return self._wanted
+
+    def _asked(self) -> Place:
+        """What to ask the journal for: what comes after this place."""
+        return self._tip()
+
+    @property
+    def problem(self) -> str | None:
+        """Why this stream does not go on, and what to do about it."""
+        return None
 
     def _tip(self) -> Place:
         return self._received[-1].place if self._received else self.place
 
-    def take(self) -> list[Event | Replay]:
+    def take(self) -> list[Received]:
         """Everything that was received since, in order."""
         taken, self._received = self._received, []
         return taken
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether what comes is dropped, for a while."""
+        return self._clock() < self._pause_until
 
     def pause(self, for_s: float) -> None:
         """Drop what comes for a while, and want it again after that."""

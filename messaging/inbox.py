@@ -1,28 +1,33 @@
 """The inbox: each event of a stream is applied once and in order, with the reader's new place."""
 
 import time
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import groupby
+from operator import attrgetter
 
 import structlog
 from peewee import OperationalError
 from pydantic import ValidationError
 
-from messaging.event import Event
-from messaging.follower import Follower
-from messaging.models import Cursor, DeadLetter
-from messaging.wire import START, Place, Replay
-from messaging.wire import Event as LiveEvent
-from runtime.clock import timestamp
-from runtime.database import Database, is_outage
+from messaging.event import Event, log_run
+from messaging.follower import Follower, Received
+from messaging.tables import Cursor, DeadLetter
+from messaging.transports.wire import RUN_EVENTS, START, Place, Run
+from runtime.process.clock import age_s, timestamp
+from runtime.storage.database import Database, is_outage
 
 log = structlog.get_logger(__name__)
 
 MAX_TRIES = 8
 FIRST_RETRY_S = 0.1  # doubled by each try: the eighth comes 12.7 s after the first
 OUTAGE_RETRY_S = 1.0
+BELOW_S = 5.0  # how long a journal may stand still below our place: a new one is being filled;
+BELOW_ANSWERS = 5  # and how often at least it must have said so, since the line may be bad
 
 NOTE = """INSERT INTO inbox (stream, epoch, sequence, type, body, applied_at)
-          VALUES (?, ?, ?, ?, ?, ?)
+          VALUES {}
           ON CONFLICT (stream, epoch, sequence) DO UPDATE
           SET type = excluded.type, body = excluded.body, applied_at = excluded.applied_at"""
 MOVE = """INSERT INTO cursor (stream, epoch, sequence) VALUES (?, ?, ?)
@@ -30,13 +35,27 @@ MOVE = """INSERT INTO cursor (stream, epoch, sequence) VALUES (?, ?, ?)
           SET epoch = excluded.epoch, sequence = excluded.sequence
           WHERE cursor.epoch = ? AND cursor.sequence = ?"""
 
-Handlers = Mapping[str, Callable[[Event], None]]
+KEPT = """SELECT sequence, body FROM inbox
+          WHERE stream = ? AND epoch = ? AND sequence BETWEEN ? AND ? UNION ALL
+          SELECT sequence, body FROM dead_letter
+          WHERE stream = ? AND epoch = ? AND sequence BETWEEN ? AND ?"""
+
+# The kinds of problems:
+HOLE, BROKEN, OTHER, BELOW, DOUBT = "hole", "broken", "other", "below", "doubt"
+
+Handlers = Mapping[str, Callable[[list[Event]], None]]
+# Why a stream cannot begin with these events; empty if that is not known yet, None if it can.
+Doubt = Callable[[str, Sequence[Received]], str | None]
 
 
 class Reader(Follower):
     """One stream as one service reads it. The place alone decides what is applied.
 
-    ``handlers`` maps event types to functions; events of other types are kept, and change nothing.
+    ``handlers`` maps event types to functions of a list of events; events of other types are kept,
+    and change nothing.
+    At its start, and whenever the broker was away, it has the journal send the event at its place
+    once more, and applies nothing before it has seen that this is the one that it has applied.
+    It begins a stream only if there is no ``doubt`` about its first events.
     """
 
     def __init__(
@@ -45,74 +64,218 @@ class Reader(Follower):
         stream: str,
         handlers: Handlers,
         clock: Callable[[], float] = time.monotonic,
+        doubt: Doubt | None = None,
     ) -> None:
         super().__init__(stream, None, clock)
         self.applied = 0
         self._database = database
         self._handlers = handlers
+        self._doubt = doubt
         self._failing: Place | None = None
         self._tries = 0
+        self._at_once = RUN_EVENTS
+        self._oldest: Received | None = None  # of those received and not applied
+        self._is_compared = False
+        self._other: Place | None = None  # where another event than ours was sent
+        # A head below our place; since when the journal has had it, and how often it said so.
+        self._below: tuple[Place, float, int] | None = None
+        self._problems: dict[str, str] = {}
+
+    @property
+    def problem(self) -> str | None:
+        """Why this stream does not go on, and what to do about it."""
+        return "; ".join(self._problems.values()) or None
+
+    def _stop(self, kind: str, reason: str) -> None:
+        problem = f"the stream {self.stream} stopped, {reason}"
+        if self._problems.get(kind) != problem:
+            self._problems[kind] = problem
+            log.error(problem)
+
+    def _go_on(self, *kinds: str) -> None:
+        for kind in kinds:
+            if self._problems.pop(kind, None):
+                log.info("the stream goes on", stream=self.stream)
 
     def load_place(self) -> Place:
         """The place of the last event that was applied or set aside."""
         return place_of(self._database, self.stream)
 
-    def apply(self) -> None:
-        """Apply what was received.
+    def disconnect(self) -> None:
+        """Forget what is only true while the journal answers."""
+        super().disconnect()
+        self._is_compared = False
+        self._problems.pop(DOUBT, None)
 
-        An event that fails undoes its own savepoint; the ones before it are kept, and it is
-        tried again. In an outage of the database nothing is kept, and no try is counted.
-        """
-        run = self.take()
-        while run:
-            run = self._commit(run)
+    def want(self) -> Place | None:
+        """The place to ask the journal about, if it is time."""
+        if self._problems and not self._received and self.place != (place := self.load_place()):
+            self.place, self._is_compared = place, False  # somebody has moved it
+            self._other = None
+            self._go_on(*tuple(self._problems))
+        return super().want()
 
-    def _commit(self, run: list[LiveEvent | Replay]) -> list[LiveEvent | Replay]:
-        """Handlers, inbox rows and the new place, all in one transaction.
+    def _asked(self) -> Place:
+        tip = self._tip()
+        if tip.sequence and tip == self.place and not self._is_compared:
+            epoch, sequence = self._other or tip
+            return Place(epoch, sequence - 1)
+        return tip
 
-        Gives the events that can be kept yet: those before one whose handler met an outage.
-        """
-        applied: list[Event] = []
-        try:
-            with self._database.write():
-                place = self._apply(run, applied)
-        except Exception as error:
-            log.error("events wait for the database", stream=self.stream, error=repr(error))
-            self.pause(OUTAGE_RETRY_S)
-            self._place = None  # whatever became of the commit, the database knows
-            # Dead events are not in `applied`: what is left is short, but in order and right.
-            return run[: len(applied)] if len(applied) < len(run) else []
-        self.place = place
-        self.applied += len(applied)
-        for event in applied:
-            log.info(
-                "applied",
-                stream=self.stream,
-                place=str(event.place),
-                type=event.type,
-                request_id=event.correlation_id,
-            )
-        return []
-
-    def _apply(self, run: list[LiveEvent | Replay], applied: list[Event]) -> Place:
+    def receive(self, run: Run) -> None:
+        """Keep events that follow, once it is known that the journal is the one we know."""
         place = self.place
-        for message in run:
+        if run.first > place:
+            if OTHER in self._problems:
+                return
+            before = Place(place.epoch, place.sequence - 1)
+            if not self._is_compared and place.sequence and run.follows != before:
+                return
+            self._is_compared = True  # there is nothing to compare: none, or it was archived
+        super().receive(run)
+
+    def compare(self, known: list[tuple[Place, bytes]]) -> bool:
+        """See whether events under known numbers are those that were applied, or set aside."""
+        (epoch, first), (_, last) = known[0][0], known[-1][0]
+        known_here = self.stream, epoch, first, last
+        kept = dict(self._database.run(KEPT, *known_here, *known_here).fetchall())
+        for place, body in known:
+            if bytes(kept.get(place.sequence, body)) != body:
+                self._is_compared, self._other = False, place
+                self._stop(
+                    OTHER,
+                    f"another event than the one applied is sent under {place}: its writer "
+                    "was restored, or runs twice; docs/operations.md says how to go on",
+                )
+                return False
+            if place == self._other:  # it was not the journal that sent another
+                self._other = None
+                self._go_on(OTHER)
+        if self._other is None and known[0][0] <= self.place <= known[-1][0]:
+            self._is_compared = True
+        return self._other is None
+
+    def skip(self, first: Place, last: Place) -> bool:
+        """Go on from the middle of a stream only where nothing of it was applied yet."""
+        if self._tip().sequence == 0:
+            return super().skip(first, last)
+        self._stop(
+            HOLE,
+            f"the journal has no events from {first} to {last}: restore it, or go on without "
+            f"them: {self._command(last)}",
+        )
+        return False
+
+    def _command(self, place: Place) -> str:
+        """What to type to go on behind a place."""
+        return f"python -m {self._database.packages[-1]} place {self.stream} {place}"
+
+    def handle_end(self, end: Run) -> None:
+        """An answer ends here; the stream stops if the journal's head stays below our place."""
+        is_new = self.is_answered_by(end)
+        super().handle_end(end)
+        now, head = self._clock(), end.first
+        if head <= self.place:  # there is no event to doubt: the journal is another one
+            self._go_on(DOUBT)
+        if not START < head < self.place:
+            self._below = None
+            self._go_on(BELOW)
+        elif is_new:  # and not what the journal said long ago
+            if self._below is None or self._below[0] != head:
+                self._below = head, now, 0
+            _, since, answers = self._below
+            self._below = head, since, answers + 1
+            if answers + 1 >= BELOW_ANSWERS and now - since >= BELOW_S:
+                self._stop(
+                    BELOW,
+                    f"the journal ends at {head}, and {self.place} was applied: it was restored "
+                    "with its writer, or that has a database made under an older clock; "
+                    "docs/operations.md says how to go on",
+                )
+
+    def apply(self) -> None:
+        """Apply what was received, a list of events in one transaction.
+
+        If that fails, nothing of the list is kept, and its events are applied in lists of one, two,
+        four and so on, until one fails alone: it is tried again. An outage of the database counts
+        no try.
+        """
+        received = self._admitted(self.take())
+        while (events := self._due(received)) and not self.is_paused:
+            self._commit(events[: self._at_once])
+            received = events
+        if received:
+            self._oldest = next((each for each in received if self._is_waiting(each)), None)
+
+    @property
+    def oldest_age_s(self) -> float | None:
+        """For how long the oldest event not applied has been told, by the wall clock.
+
+        0 if there is none; None while it is not known which it is.
+        """
+        for message in (self._oldest, *self._received[:1]):
+            if message and self._is_waiting(message):
+                with suppress(ValueError):  # what is no event waits for nothing: it is dead
+                    return age_s(Event.parse(self.stream, message.place, message.body).time)
+        return None if self.behind != 0 else 0.0
+
+    def _is_waiting(self, message: Received) -> bool:
+        return self._place is None or message.place > self._place
+
+    def _admitted(self, events: list[Received]) -> list[Received]:
+        """What of these may be applied: nothing while it is the stream's first, and in doubt."""
+        if events and self._doubt and self.place == START:
+            if (reason := self._doubt(self.stream, events)) is not None:
+                if reason:
+                    self._stop(DOUBT, reason)
+                return []
+            self._go_on(DOUBT)
+        return events
+
+    def _due(self, events: list[Received]) -> list[Received]:
+        """What of these is above our place, and follows it: the place may have moved meanwhile."""
+        due = events[bisect_right(events, self.place, key=attrgetter("place")) :]
+        return due if due and due[0].follows == self.place else []
+
+    def _commit(self, events: list[Received]) -> None:
+        try:
+            self._apply(events)
+        except Exception as error:
+            self._is_stale = True  # whatever became of the commit, the database knows
+            self._at_once = 1
+            if is_outage(error):
+                self._wait_for_database(error)
+            elif len(events) == 1:
+                self._fail(events[0], error)
+        else:
+            self._at_once = min(2 * self._at_once, RUN_EVENTS)
+            self._move_on(events[-1].place)
+            self.applied += len(events)
+
+    def _apply(self, events: list[Received]) -> None:
+        """Handlers, inbox rows and the new place, all in one transaction."""
+        told = [Event.parse(self.stream, place, body) for _, place, body in events]
+        with self._database.write():
+            handle(self._database, self._handlers, told, [each.body for each in events])
+            move(self._database, self.stream, self.place, events[-1].place)
+        log_run(log, "applied", self.stream, [(place, body) for _, place, body in events])
+
+    def _move_on(self, place: Place) -> None:
+        self.place = place
+        self._go_on(HOLE, BROKEN)
+
+    def _wait_for_database(self, error: Exception) -> None:
+        log.error("events wait for the database", stream=self.stream, error=repr(error))
+        self.pause(OUTAGE_RETRY_S)
+
+    def _fail(self, event: Received, error: Exception) -> None:
+        if not self._due([event]):
+            return  # another copy has dealt with it
+        if self._give_up(event.place, error):
             try:
-                event = Event.parse(self.stream, message.place, message.body)
-                with self._database.undoable():
-                    handle(self._database, self._handlers, event, message.body)
-                applied.append(event)
-            except Exception as error:
-                if is_outage(error):
-                    raise  # SQLite may have rolled back by itself: nothing more may be written
-                if not self._give_up(message.place, error):
-                    break
-                self._bury(message, error)
-            place = message.place
-        moved = self._database.run(MOVE, self.stream, *place, *self.place).rowcount
-        if not moved:
-            raise OperationalError(f"another copy has moved on from {self.place}")
-        return place
+                self._bury(event, error)
+            except Exception as outage:
+                self._wait_for_database(outage)
 
     def _give_up(self, place: Place, error: Exception) -> bool:
         """Whether a failed event is dead; if not, it is tried again after a while."""
@@ -130,15 +293,18 @@ class Reader(Follower):
         )
         return False
 
-    def _bury(self, message: LiveEvent | Replay, error: Exception) -> None:
-        log.error("event is dead", stream=self.stream, place=str(message.place), error=repr(error))
-        DeadLetter.insert(
-            stream=self.stream,
-            **message.place._asdict(),
-            body=message.body,
-            error=repr(error),
-            died_at=timestamp(),
-        ).execute(self._database)
+    def _bury(self, event: Received, error: Exception) -> None:
+        with self._database.write():
+            DeadLetter.insert(
+                stream=self.stream,
+                **event.place._asdict(),
+                body=event.body,
+                error=repr(error),
+                died_at=timestamp(),
+            ).execute(self._database)
+            move(self._database, self.stream, self.place, event.place)
+        log.error("event is dead", stream=self.stream, place=str(event.place), error=repr(error))
+        self._move_on(event.place)
 
 
 def place_of(database: Database, stream: str) -> Place:
@@ -147,12 +313,33 @@ def place_of(database: Database, stream: str) -> Place:
     return Place(row.epoch, row.sequence) if row else START
 
 
-def handle(database: Database, handlers: Handlers, event: Event, body: bytes) -> None:
-    """Give an event to its handler, and note it in the inbox, in the transaction that is open."""
-    database.run(NOTE, event.stream, *event.place, event.type, body, timestamp())
-    if event.type in handlers:
-        with structlog.contextvars.bound_contextvars(request_id=event.correlation_id):
-            handlers[event.type](event)
+def is_placed(database: Database, stream: str) -> bool:
+    """Whether a place was written down, be it the first."""
+    return bool(Cursor.select().where(Cursor.stream == stream).exists(database))
+
+
+def move(database: Database, stream: str, old: Place, new: Place) -> None:
+    """Move on, in the transaction that is open, unless somebody else did: `OperationalError`."""
+    if not database.run(MOVE, stream, *new, *old).rowcount:
+        raise OperationalError(f"another copy has moved on from {old}")
+
+
+def handle(
+    database: Database, handlers: Handlers, events: list[Event], bodies: list[bytes]
+) -> None:
+    """Note events in the inbox, and give each handler those of its events that are consecutive.
+
+    In the transaction that is open.
+    """
+    applied_at = timestamp()
+    rows = [
+        (event.stream, *event.place, event.type, body, applied_at)
+        for event, body in zip(events, bodies, strict=True)
+    ]
+    database.run_rows(NOTE, rows)
+    for handler, some in groupby(events, lambda event: handlers.get(event.type)):
+        if handler:
+            handler(list(some))
 
 
 def count_dead(database: Database) -> int:

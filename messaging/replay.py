@@ -1,32 +1,55 @@
 """Replay: a stream from a place on, up to where the journal stands."""
 
 import time
+from collections.abc import Callable
 
-from messaging.inbox import Reader
-from messaging.transport import Transport
-from messaging.wire import Place
-from runtime.errors import StartError
-from runtime.progress import Progress
+from messaging.follower import Follower, Received
+from messaging.transports.forwarder import Transport
+from messaging.transports.wire import START, Place
+from runtime.process.errors import StartError
+from runtime.process.progress import Progress
 
 POLL_S = 0.05
-NO_PROGRESS_S = 10.0  # longer than any pause between two tries of an event
+NO_PROGRESS_S = 10.0  # longer than a broker takes to start again
 
 
-def catch_up(reader: Reader, transport: Transport, at_least: Place) -> None:
-    """Apply what the journal holds above the reader's place, through an open transport.
+class Replayed(Follower):
+    """A stream from its beginning on, or from the middle on where that was archived."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream, START)
+
+    def skip(self, first: Place, last: Place) -> bool:
+        """Go on from the middle of a stream only where nothing of it was applied yet."""
+        if self._tip().sequence == 0:
+            return super().skip(first, last)
+        raise StartError(f"the journal has no events from {first} to {last}: restore it")
+
+
+def catch_up(
+    follower: Replayed,
+    transport: Transport,
+    at_least: Place,
+    apply: Callable[[Received], None],
+) -> None:
+    """Apply what the journal holds above the follower's place, through an open transport.
 
     It ends at the journal's head, but not before ``at_least``: a lost journal is being filled
     again. Raises `StartError` if there is no progress for 10 s.
     """
-    reader.disconnect()
-    progress = Progress(lambda: f"{reader.applied:,} events applied, {reader.behind or 0:,} to go")
-    place, progress_at = reader.place, time.monotonic()
-    while reader.behind != 0 or reader.place < at_least:
-        reader.listen(transport, POLL_S)
-        reader.apply()
+    follower.disconnect()
+    applied = 0
+    progress = Progress(lambda: f"{applied:,} events applied, {follower.behind or 0:,} to go")
+    progress_at = time.monotonic()
+    while follower.behind != 0 or follower.place < at_least:
+        follower.listen(transport, POLL_S)
+        for event in (taken := follower.take()):
+            apply(event)
+            follower.place = event.place
+        applied += len(taken)
         progress.show()
-        if reader.place != place:
-            place, progress_at = reader.place, time.monotonic()
+        if taken:
+            progress_at = time.monotonic()
         elif time.monotonic() - progress_at > NO_PROGRESS_S:
             raise StartError("the broker is down or has not all events yet: see its log")
     progress.clear()

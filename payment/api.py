@@ -5,12 +5,17 @@ from typing import Literal
 from uuid import UUID
 
 from falcon import Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from payment.payments import Payments
-from runtime.api import Id, IdPage, QueryId, Total, answers, created, documented, like, send_list
+from payment.payments import Pay, Payments
+from runtime.process.fields import Id, Total
+from runtime.web.lists import IdPage, QueryId, send_list
+from runtime.web.once import Change
+from runtime.web.openapi import answers, like, tag
+from runtime.web.requests import created, documented, send_object
 
 api = documented("Payment")
+PAYMENTS = tag("payments", "What was paid: all of it succeeded.")
 
 
 class NewPayment(BaseModel):
@@ -43,8 +48,32 @@ class Payment(NewPayment):
 class PaymentPage(IdPage):
     """The query of the list of payments."""
 
-    user_id: QueryId | None = None
-    order_id: UUID | None = None
+    user_id: QueryId | None = Field(None, description="Those of this user.")
+    order_id: UUID | None = Field(None, description="That of this order.")
+
+
+class PayerTotal(BaseModel):
+    """What a user has paid."""
+
+    user_id: Id
+    count: int
+    sum: int
+
+
+class Totals(BaseModel):
+    """How many payments there are, and their sum; the biggest payers first."""
+
+    model_config = like(count=6, sum=23665, users=[{"user_id": 2, "count": 2, "sum": 8840}])
+
+    count: int
+    sum: int
+    users: list[PayerTotal]
+
+
+class TotalsQuery(BaseModel):
+    """The query of the totals."""
+
+    user_id: QueryId | None = Field(None, description="Those of this user.")
 
 
 class PaymentResource:
@@ -53,13 +82,32 @@ class PaymentResource:
     def __init__(self, payments: Payments) -> None:
         self._payments = payments
 
-    @api.validate(resp=answers(201, Payment, 400, 413, 415), tags=["payments"])
-    def on_post_new(self, req: Request, resp: Response, json: NewPayment) -> None:
-        """Pay directly, for no order."""
-        created(resp, self._payments.pay(json.user_id, json.price))
+    @api.validate(
+        resp=answers(201, Payment, 400, 413, 415), tags=[PAYMENTS], operation_id="createPayment"
+    )
+    def on_post_new(self, req: Request, resp: Response, json: NewPayment) -> Change:
+        """Pay directly, for no order.
 
-    @api.validate(resp=answers(200, list[Payment]), tags=["payments"])
+        Orders are paid when the shop tells of them.
+        """
+        pay = Pay(json.user_id, json.price, correlation_id=req.context.request_id)
+        return Change(self._payments.pay, pay, created)
+
+    @api.validate(resp=answers(200, list[Payment]), tags=[PAYMENTS], operation_id="listPayments")
     def on_get(self, req: Request, resp: Response, query: PaymentPage) -> None:
-        """List payments, newest first."""
+        """List payments, newest first.
+
+        All of them, a user's, or an order's.
+        """
         wanted = query.user_id, query.order_id, query.after, query.fetch
-        send_list(req, resp, query, partial(self._payments.all, *wanted))
+        private = bool(query.user_id or query.order_id)
+        send_list(req, resp, query, partial(self._payments.all, *wanted), private=private)
+
+    @api.validate(resp=answers(200, Totals), tags=[PAYMENTS], operation_id="getTotals")
+    def on_get_totals(self, req: Request, resp: Response, query: TotalsQuery) -> None:
+        """Show how much was paid.
+
+        By everybody, with the hundred who have paid most, or by one user.
+        """
+        totals = self._payments.totals(query.user_id)
+        send_object(req, resp, totals, private=bool(query.user_id))

@@ -1,36 +1,40 @@
 """The payment service, assembled: its parts, and the map of its routes."""
 
-from pathlib import Path
+from collections.abc import Mapping
 
-from messaging.service import Service
 from payment.api import PaymentResource, api
 from payment.console import Console
-from payment.handlers import handlers
+from payment.handlers import handlers, inherited
 from payment.payments import Payments
-from runtime.http import App, http_app, on_first_request
-from runtime.settings import Settings, load_settings
-
-HERE = Path(__file__).parent
+from service import Handlers, Routes, Service
 
 
 class Payment(Service):
-    """The parts of the service."""
+    """Payments, each announced on the console."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, "payment", writes="payments")
+    name, writes, api = "payment", "payments", api
+
+    def rules(self) -> None:
+        """Make what the handlers and routes call, and the console."""
         self.payments = Payments(self.database, self.outbox)
-        self.exchanges(handlers(self.payments))
-        self.tasks.insert(0, Console(self.database, self.payments))
+        self.tasks.append(Console(self.database, self.payments))
+
+    def handlers(self) -> Mapping[str, Handlers]:
+        """The streams that it reads."""
+        return handlers(self.payments)
+
+    def inherited(self) -> Handlers:
+        """How it takes over the payments that earlier databases have told of."""
+        return inherited(self.payments)
+
+    def routes(self) -> Routes:
+        """What answers where."""
+        payments = PaymentResource(self.payments)
+        return {
+            "/api/payment": (payments, "new"),
+            "/api/payments": (payments, None),
+            "/api/payments/totals": (payments, "totals"),
+        }
 
 
-def create_app(payment: Payment | None = None) -> App:
-    """Make the WSGI app; without an argument, for the settings of the environment."""
-    payment = payment or Payment(load_settings())
-    app = http_app(payment.database, payment.exchange, api, HERE / "static")
-    payments = PaymentResource(payment.payments)
-    app.add_route("/api/payment", payments, suffix="new")
-    app.add_route("/api/payments", payments)
-    return app
-
-
-app = on_first_request("payment", create_app)
+app = Payment.wsgi()

@@ -6,8 +6,8 @@ from typing import Any
 import structlog
 
 from payment.payments import Payments
-from runtime.database import Database
-from runtime.output import say
+from runtime.process.output import say
+from runtime.storage.database import Database
 
 log = structlog.get_logger(__name__)
 

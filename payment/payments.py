@@ -1,16 +1,53 @@
 """Payments: each order is paid once, and anybody may pay directly."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
+from messaging.event import Fact
 from messaging.outbox import Outbox
-from payment.models import Payment
-from runtime.clock import timestamp
-from runtime.database import Database
+from payment.tables import Payment
+from runtime.process.clock import timestamp
+from runtime.storage.database import Database
 
-PAY = """INSERT INTO payment (user_id, price, order_id, paid_at, announced) VALUES (?, ?, ?, ?, ?)
-         ON CONFLICT DO NOTHING RETURNING id"""
+INSERT_PAYMENTS = "INSERT INTO payment (user_id, price, order_id, paid_at, announced) VALUES {}"
+TAKE_OVER = "INSERT INTO payment (id, user_id, price, order_id, paid_at, announced) VALUES {}"
+BY_ID = "SELECT id, user_id, price, order_id, paid_at FROM payment WHERE id IN ({})"
+BY_ORDER = "SELECT id, user_id, price, order_id, paid_at FROM payment WHERE order_id IN ({})"
+OF_USER = "SELECT count, sum FROM total WHERE user_id = ?"
+BIGGEST = """SELECT user_id, count, sum FROM total WHERE user_id > 0
+             ORDER BY sum DESC, user_id LIMIT ?"""
+EVERYBODY = 0  # in the table of totals, which triggers keep
+MAX_PAYERS = 100
 ANNOUNCED = "UPDATE payment SET announced = ? WHERE id <= ? AND NOT announced"
+
+
+class Pay(NamedTuple):
+    """Who pays how much, in the smallest coin; for which order, if for one."""
+
+    user_id: int
+    price: int
+    order_id: UUID | None = None
+    correlation_id: str | None = None
+
+
+class Paid(NamedTuple):
+    """A payment that was made."""
+
+    id: int
+    user_id: int
+    price: int
+    order_id: UUID | None
+    paid_at: str
+
+    def shown(self) -> dict[str, Any]:
+        """The payment as the HTTP interface shows it."""
+        return _shown(self._asdict())
+
+    def fact(self, correlation_id: str | None) -> Fact:
+        """What ``payment.succeeded`` tells of it."""
+        data = {"payment_id": self.id, "user_id": self.user_id, "price": self.price}
+        return Fact(self.id, self.paid_at, {**data, "order_id": self.order_id}, correlation_id)
 
 
 class Payments:
@@ -23,19 +60,49 @@ class Payments:
         self._database = database
         self._outbox = outbox
 
-    def pay(self, user_id: int, price: int, order_id: UUID | None = None) -> dict[str, Any]:
-        """Take a payment, in the smallest coin; an order that is paid already is not paid again."""
+    def pay(self, commands: Sequence[Pay]) -> list[dict[str, Any]]:
+        """Take payments, and return each; an order that is paid already is not paid again."""
         paid_at = timestamp()
-        row = {"user_id": user_id, "price": price, "order_id": order_id}
         with self._database.write():
-            told = (user_id, price, order_id and order_id.hex, paid_at, False)
-            inserted = self._database.run(PAY, *told).fetchone()
-            if not inserted:
-                return self._select(Payment.order_id == order_id)[0]
-            (payment_id,) = inserted
-            fact = {"payment_id": payment_id, **row}
-            self._outbox.emit("payment.succeeded", payment_id, paid_at, fact)
-        return _shown({"id": payment_id, "paid_at": paid_at, **row})
+            orders = [each.order_id for each in commands if each.order_id]
+            paid: dict[object, Paid] = {row.order_id: row for row in self._find(BY_ORDER, orders)}
+            new: dict[object, Pay] = {}  # by order, or by position where it is for none
+            for number, each in enumerate(commands):
+                if each.order_id not in paid:
+                    new.setdefault(each.order_id or number, each)
+            rows = [(each.user_id, each.price, each.order_id, paid_at) for each in new.values()]
+            ids = self._database.add(INSERT_PAYMENTS, [(*row, False) for row in rows])
+            added = [Paid(number, *row) for number, row in zip(ids, rows, strict=True)]
+            pairs = zip(added, new.values(), strict=True)
+            facts = [row.fact(each.correlation_id) for row, each in pairs]
+            self._outbox.emit("payment.succeeded", facts)
+        paid.update(zip(new, added, strict=True))
+        return [paid[each.order_id or number].shown() for number, each in enumerate(commands)]
+
+    def take_over(self, payments: Sequence[Paid]) -> None:
+        """Enter payments that an earlier database has told of, each unless it is here already.
+
+        Under another id if its own is taken. The console has shown them, and their events are told.
+        """
+        with self._database.write():
+            here = {row.id: row for row in self._find(BY_ID, [each.id for each in payments])}
+            orders = [each.order_id for each in payments if each.order_id]
+            paid = {row.order_id for row in self._find(BY_ORDER, orders)}
+            own: list[Paid] = []
+            others: list[Paid] = []
+            for each in payments:
+                if (each.order_id and each.order_id in paid) or here.get(each.id) == each:
+                    continue
+                (others if each.id in here else own).append(each)
+                here.setdefault(each.id, each)
+                paid.add(each.order_id)
+            self._database.run_rows(TAKE_OVER, [(*row, True) for row in own])
+            self._database.let_ids_follow(Payment)
+            self._database.run_rows(INSERT_PAYMENTS, [(*row[1:], True) for row in others])
+
+    def _find(self, sql: str, values: Sequence[object]) -> list[Paid]:
+        rows = map(Paid._make, self._database.find(sql, values))
+        return [row._replace(order_id=row.order_id and UUID(str(row.order_id))) for row in rows]
 
     def all(
         self,
@@ -53,6 +120,20 @@ class Payments:
         if after:
             wanted &= Payment.id < after
         return self._select(wanted, limit)
+
+    def totals(self, user_id: int | None = None) -> dict[str, Any]:
+        """What was paid by everybody, with the biggest payers first, or by one user alone:
+
+        ``count, sum, users: [{user_id, count, sum}]``.
+        """
+        row = self._database.run(OF_USER, user_id or EVERYBODY).fetchone()
+        count, total = row or (0, 0)
+        if user_id:
+            payers = [(user_id, count, total)] if row else []
+        else:
+            payers = self._database.run(BIGGEST, MAX_PAYERS).fetchall()
+        users = [dict(zip(("user_id", "count", "sum"), payer, strict=True)) for payer in payers]
+        return {"count": count, "sum": total, "users": users}
 
     def _select(self, wanted: Any, limit: int | None = None) -> list[dict[str, Any]]:
         query = Payment.select().where(wanted).order_by(Payment.id.desc()).limit(limit)

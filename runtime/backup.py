@@ -2,56 +2,112 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from runtime.commands import command_line
-from runtime.database import BUSY_TIMEOUT_S
-from runtime.output import STDERR, say
-from runtime.settings import load_settings
+from runtime.process.commands import command_line
+from runtime.process.output import complain, deliver
+from runtime.process.settings import Settings, load_settings
+from runtime.process.signals import ended_by_signals
+from runtime.storage.database import BUSY_TIMEOUT_S
 
 EXAMPLES = """\
 %(prog)s /backups/today
 DATA_DIR=/var/lib/parrot-shop %(prog)s /backups/today"""
+URL = "_database_url"
+OWN = {"broker", *(name.removesuffix(URL) for name in Settings.model_fields if name.endswith(URL))}
+SQLITE = b"SQLite format 3\0"  # with which a file begins (sqlite.org/fileformat.html)
+PAGES = 1000  # copied in one step, between which a signal is noticed
 
 
-def backup(source: Path, target: Path) -> int:
-    """Copy each ``*.db`` of a folder, and its keys, to a new folder; gives how many databases.
+def backup(source: Path, target: Path) -> list[Path]:
+    """Copy the databases of all services in a folder, and its keys, to a new one; returns which.
+
+    A database that has moved to PostgreSQL stays behind.
 
     The copies belong together: no reader in one knows of an event that its writer in another does
-    not. Raises `OSError` and `sqlite3.Error`, and leaves nothing then.
+    not. Raises `OSError` and `sqlite3.Error`, which name the file, and leaves nothing then.
     """
-    paths = sorted(source.glob("*.db"))
-    if not paths:
-        raise FileNotFoundError(f"there is no database in {source}: is DATA_DIR right?")
     if target.exists():
         raise FileExistsError(f"{target} is there already: name a new folder")
+    paths = [path for path in sorted(source.glob("*.db")) if not left_out(path)]
+    if not paths:
+        raise FileNotFoundError(f"there is no database in use in {source}: is DATA_DIR right?")
     target.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         draft = Path(stack.enter_context(TemporaryDirectory(dir=target.parent))) / target.name
         draft.mkdir(mode=0o700)
-        with ExitStack() as moment:  # in which nobody commits
-            for path in paths:
-                moment.enter_context(_transaction(path, "IMMEDIATE"))
+        with nobody_commits(paths):
             snapshots = [stack.enter_context(_transaction(path, "DEFERRED")) for path in paths]
         for path, snapshot in zip(paths, snapshots, strict=True):
-            with closing(sqlite3.connect(draft / path.name)) as copy:
-                snapshot.backup(copy)
+            (draft / path.name).touch(mode=0o600)
+            with _named(path), closing(sqlite3.connect(draft / path.name)) as copy:
+                snapshot.backup(copy, pages=PAGES)
         if (source / "keys").is_dir():
-            shutil.copytree(source / "keys", draft / "keys")
+            (draft / "keys").mkdir(mode=0o700)
+            for path in (source / "keys").glob("*.key*"):
+                key = draft / "keys" / path.name
+                key.touch(mode=0o600)
+                shutil.copyfile(path, key)
         draft.rename(target)
-    return len(paths)
+    return paths
+
+
+@contextmanager
+def nobody_commits(paths: Iterable[Path]) -> Iterator[None]:
+    """A moment: snapshots of these databases that are begun in it belong together."""
+    with ExitStack() as moment:
+        for path in paths:
+            moment.enter_context(_transaction(path, "IMMEDIATE"))
+        yield
+
+
+def left_out(path: Path) -> str | None:
+    """Why a file stays behind; None if it is a database of a service, a user's own included."""
+    if path.stem not in OWN and not _has_outbox(path):
+        return "is no database of a service"
+    return "has moved to PostgreSQL" if _has_table(path, "retired") else None
+
+
+def _has_outbox(path: Path) -> bool:
+    """Whether a file that may be anything is a database with the tables of `messaging`."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        if file.read(len(SQLITE)) != SQLITE:
+            return False
+    return _has_table(path, "messaging_migration")
+
+
+def _has_table(path: Path, name: str) -> bool:
+    with _transaction(path, "DEFERRED") as database:
+        query = "SELECT 1 FROM sqlite_master WHERE name = ?"
+        return database.execute(query, [name]).fetchone() is not None
 
 
 @contextmanager
 def _transaction(path: Path, kind: str) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(path, BUSY_TIMEOUT_S, isolation_level=None)) as database:
-        database.execute(f"BEGIN {kind}")
-        database.execute("SELECT count(*) FROM sqlite_master").fetchone()  # its snapshot begins
+    with _named(path):
+        database = sqlite3.connect(
+            f"{path.as_uri()}?mode=rw", BUSY_TIMEOUT_S, isolation_level=None, uri=True
+        )
+    with closing(database):
+        with _named(path):
+            database.execute(f"BEGIN {kind}")
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the snapshot begins
         yield database
         database.execute("ROLLBACK")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let SQLite's errors name their file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def main() -> None:
@@ -60,14 +116,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new one, to be made")
     target = parser.parse_args().folder.absolute()
     settings = load_settings()
+    if any(name.endswith(URL) and url for name, url in settings):
+        complain("What is on PostgreSQL is not in it: see docs/operations.md", service="backup")
     try:
-        count = backup(settings.data_dir, target)
+        with ended_by_signals("backup"):
+            copied = backup(settings.data_dir, target)
     except (OSError, sqlite3.Error) as error:
-        say(f"backup: {error}", STDERR)
+        complain(f"backup: {error}", service="backup")
         raise SystemExit(1) from None
-    say(f"{count} databases as they were at one moment are in {target}")
-    if any(name.endswith("database_url") and url for name, url in settings):
-        say("What is on PostgreSQL is not in it: see docs/operations.md", STDERR)
+    deliver(f"{len(copied)} databases as they were at one moment are in {target}")
+    for path in sorted(settings.data_dir.glob("*.db")):
+        if path not in copied:
+            reason = left_out(path) or "is newer"
+            complain(f"{path} is not in it: it {reason}", service="backup")
 
 
 if __name__ == "__main__":

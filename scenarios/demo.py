@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from runtime.output import say
-from runtime.settings import Settings
-from runtime.signals import stop_signals
+from runtime.process.output import deliver
+from runtime.process.settings import Settings, authority
+from runtime.process.signals import stop_signals
 from scenarios.system import ON_FILES, SERVICES, System
 
 ASSORTMENT = (  # prices in the smallest coin
@@ -52,14 +52,14 @@ def demo(settings: Settings, leave: bool) -> int:
         try:
             Story(system, lambda: stopped(0 if leave else READING_PAUSE_S)).tell()
             if not leave:
-                say("\nAll four run on for you: the pages are at the addresses above.")
-                say("Ctrl-C stops them, and throws their data away.")
+                deliver("\nAll four run on for you: the pages are at the addresses above.")
+                deliver("Ctrl-C stops them, and throws their data away.")
                 while not stopped(1):
                     pass
         except KeyboardInterrupt:
-            say("Ended early.")
+            deliver("Ended early.")
         except Failure as failure:
-            say(f"FAILED: {failure}")
+            deliver(f"FAILED: {failure}")
             return 1
         finally:
             system.terminate(SERVICES)
@@ -118,12 +118,12 @@ class Story:
         self._conclude()
 
     def _open(self) -> None:
-        say("A parrot shop of its own is starting: broker, warehouse, shop and payment.")
+        deliver("A parrot shop of its own is starting: broker, warehouse, shop and payment.")
         self._system.start()
         self._ready(("broker", *SERVICES))
         for name in SERVICES:
-            host = self._system.settings.host
-            say(f"{name:9} http://{host}:{self._system.settings.http_port(name)[0]}")
+            settings = self._system.settings
+            deliver(f"{name:9} http://{authority(settings.host, settings.http_port(name)[0])}")
         self._step(f"The warehouse takes in {len(ASSORTMENT)} kinds of feed and toys.")
         for name, price in ASSORTMENT:
             item = self._ask("inventory", "/api/item", {"item": {"name": name, "price": price}})
@@ -143,10 +143,10 @@ class Story:
         if self._steps and self._pause():
             raise KeyboardInterrupt
         self._steps += 1
-        say(f"\n{self._steps}. {text}")
+        deliver(f"\n{self._steps}. {text}")
 
     def _list(self) -> None:
-        say(f"   GET /api/items      {self._on_sale()} items for sale")
+        deliver(f"   GET /api/items      {self._on_sale()} items for sale")
 
     def _buy(self, *positions: int) -> str:
         """Place an order for these of the assortment, and give its id."""
@@ -154,8 +154,8 @@ class Story:
         order = self._ask("shop", "/api/checkout", {"user_id": self._kesha, "item_ids": item_ids})
         self._orders.append(order["id"])
         bought = "; ".join(f"{line['quantity']} x {line['name']}" for line in order["items"])
-        say(f"   POST /api/checkout  201, order {order['id'][:8]} is {order['status']}")
-        say(f"                       {bought}; {_money(order['price'])} in all")
+        deliver(f"   POST /api/checkout  201, order {order['id'][:8]} is {order['status']}")
+        deliver(f"                       {bought}; {_money(order['price'])} in all")
         return str(order["id"])
 
     def _await_payment(self, order_id: str) -> None:
@@ -167,7 +167,9 @@ class Story:
         self._until(f"order {order_id} is paid", is_paid)
         elapsed_s = time.monotonic() - begun
         self._show_payment(order_id)
-        say(f"   GET /api/orders     order {order_id[:8]} is paid, seen after {elapsed_s:.2f} s")
+        deliver(
+            f"   GET /api/orders     order {order_id[:8]} is paid, seen after {elapsed_s:.2f} s"
+        )
 
     def _show_payment(self, order_id: str) -> None:
         """Wait for the line that payment writes on its console."""
@@ -179,12 +181,12 @@ class Story:
 
         self._until(f"order {order_id} is paid", lambda: bool(lines()))
         for line in lines():
-            say(f"   payment's console   {line}")
+            deliver(f"   payment's console   {line}")
 
     def _restart(self, name: str) -> None:
         self._system.start([name])
         self._ready([name])
-        say(f"   python -m {name}")
+        deliver(f"   python -m {name}")
 
     def _ready(self, names: Iterable[str]) -> None:
         self._system.wait_until_ready(names)

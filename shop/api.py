@@ -1,30 +1,27 @@
 """HTTP in: parse, call, answer."""
 
 from functools import partial
-from typing import Annotated, Literal
+from itertools import accumulate
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from falcon import Request, Response
 from pydantic import BaseModel, Field
 
-from runtime.api import (
-    Id,
-    IdPage,
-    Listings,
-    Name,
-    Page,
-    QueryId,
-    answers,
-    created,
-    documented,
-    like,
-    send_list,
-)
+from runtime.process.fields import Id, Name
+from runtime.web.lists import IdPage, KeptList, Page, QueryId, send_list
+from runtime.web.once import Change
+from runtime.web.openapi import answers, like, tag
+from runtime.web.requests import created, documented, send_object
 from shop.catalogue import Catalogue
-from shop.orders import Orders
+from shop.orders import Checkout, Orders
 from shop.users import Users
 
 api = documented("Shop")
+USERS = tag("users", "Who buys: a name with an id, and no login.")
+ITEMS = tag("items", "What is for sale, as the warehouse tells.")
+MAX_LINES = 10_000  # of all orders in an answer, about a megabyte
+ORDERS = tag("orders", "What was bought, placed at first and paid in a moment.")
 
 
 class NewUser(BaseModel):
@@ -95,10 +92,25 @@ class Order(BaseModel):
 
 
 class OrderPage(Page):
-    """The query of a user's orders; ``after`` is an order's id."""
+    """The query of a user's orders; ``after`` is an order's id.
 
-    user_id: QueryId
-    after: UUID | None = None
+    Of orders with many lines, a page holds fewer.
+    """
+
+    user_id: QueryId = Field(description="Whose orders.")
+    after: UUID | None = Field(None, description="The last id seen: the list goes on after it.")
+
+    def fitting(self, rows: list[dict[str, Any]]) -> int:
+        """How many of these rows an answer holds; the first one in any case."""
+        sums = accumulate(row["lines"] for row in rows)
+        few_lines: int = sum(lines <= MAX_LINES for lines in sums)
+        return min(super().fitting(rows), max(1, few_lines))
+
+
+class UserPage(IdPage):
+    """The query of the list of users."""
+
+    name: Name | None = Field(None, description="Those whose name contains this, in any case.")
 
 
 class UserResource:
@@ -107,29 +119,37 @@ class UserResource:
     def __init__(self, users: Users) -> None:
         self._users = users
 
-    @api.validate(resp=answers(200, list[User]), tags=["users"])
-    def on_get(self, req: Request, resp: Response, query: IdPage) -> None:
-        """List all users, by id."""
-        send_list(req, resp, query, partial(self._users.all, query.after, query.fetch))
+    @api.validate(resp=answers(200, list[User]), tags=[USERS], operation_id="listUsers")
+    def on_get(self, req: Request, resp: Response, query: UserPage) -> None:
+        """List users, by id.
 
-    @api.validate(resp=answers(201, User, 400, 413, 415), tags=["users"])
-    def on_post_new(self, req: Request, resp: Response, json: NewUser) -> None:
-        """Create a user."""
-        created(resp, self._users.create(json.name))
+        All of them, or those whose name contains a text; by the page.
+        """
+        wanted = query.after, query.fetch, query.name
+        send_list(req, resp, query, partial(self._users.all, *wanted))
+
+    @api.validate(resp=answers(201, User, 400, 413, 415), tags=[USERS], operation_id="createUser")
+    def on_post_new(self, req: Request, resp: Response, json: NewUser) -> Change:
+        """Create a user.
+
+        Names need not be unique, ids are.
+        """
+        return Change(self._users.create, json.name, created)
 
 
 class ItemResource:
     """The items for sale."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
-        self._listings = Listings(catalogue.database, catalogue.version)
+        self._kept = KeptList(catalogue.database, catalogue.version, catalogue.on_sale)
 
-    @api.validate(resp=answers(200, list[Item]), tags=["items"])
+    @api.validate(resp=answers(200, list[Item]), tags=[ITEMS], operation_id="listItems")
     def on_get(self, req: Request, resp: Response, query: IdPage) -> None:
-        """List the active items, by id."""
-        rows = partial(self._catalogue.on_sale, query.after, query.fetch)
-        send_list(req, resp, query, rows, self._listings)
+        """List the active items, by id.
+
+        Whole, or by the page.
+        """
+        self._kept.send(req, resp, query)
 
 
 class OrderResource:
@@ -138,19 +158,30 @@ class OrderResource:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
 
-    @api.validate(resp=answers(201, Order, 400, 413, 415), tags=["orders"])
-    def on_post_checkout(self, req: Request, resp: Response, json: NewOrder) -> None:
-        """Place an order."""
-        order = self._orders.checkout(json.user_id, json.item_ids)
-        created(resp, order, location=f"/api/orders/{order['id']}")
+    @api.validate(
+        resp=answers(201, Order, 400, 413, 415), tags=[ORDERS], operation_id="createOrder"
+    )
+    def on_post_checkout(self, req: Request, resp: Response, json: NewOrder) -> Change:
+        """Place an order.
 
-    @api.validate(resp=answers(200, list[Order]), tags=["orders"])
+        The payment service hears of it and pays it: ask for the order to see that.
+        """
+        order = Checkout(json.user_id, json.item_ids, req.context.request_id)
+        return Change(self._orders.checkout, order, partial(created, location="/api/orders/{id}"))
+
+    @api.validate(resp=answers(200, list[Order]), tags=[ORDERS], operation_id="listOrders")
     def on_get(self, req: Request, resp: Response, query: OrderPage) -> None:
-        """List a user's orders, newest first."""
-        rows = partial(self._orders.of_user, query.user_id, query.after, query.fetch)
-        send_list(req, resp, query, rows)
+        """List a user's orders, newest first.
 
-    @api.validate(resp=answers(200, Order, 404), tags=["orders"])
+        By the page.
+        """
+        rows = partial(self._orders.rows_of_user, query.user_id, query.after, query.fetch)
+        send_list(req, resp, query, rows, self._orders.with_lines, private=True)
+
+    @api.validate(resp=answers(200, Order, 404), tags=[ORDERS], operation_id="getOrder")
     def on_get_one(self, req: Request, resp: Response, order_id: UUID) -> None:
-        """Show one order."""
-        resp.media = self._orders.get(order_id)
+        """Show one order.
+
+        With what was bought, at the prices of then.
+        """
+        send_object(req, resp, self._orders.get(order_id), private=True)

@@ -1,42 +1,50 @@
 """The shop, assembled: its parts, and the map of its routes."""
 
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
-from messaging.service import Service
-from runtime.http import App, http_app, on_first_request
-from runtime.settings import Settings, load_settings
+from prometheus_client import Metric
+
+from service import Handlers, Routes, Service
+from shop import replay
 from shop.api import ItemResource, OrderResource, UserResource, api
 from shop.catalogue import Catalogue
 from shop.handlers import handlers
 from shop.orders import Orders
 from shop.users import Users
 
-HERE = Path(__file__).parent
-
 
 class Shop(Service):
-    """The parts of the service."""
+    """Users, the items active at the warehouse, and orders."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, "shop", writes="orders")
+    name, writes, api = "shop", "orders", api
+    commands = (*Service.commands, replay.COMMAND)
+
+    def rules(self) -> None:
+        """Make what the handlers and routes call."""
         self.users = Users(self.database)
         self.catalogue = Catalogue(self.database)
         self.orders = Orders(self.database, self.outbox, self.catalogue)
-        self.exchanges(handlers(self.catalogue, self.orders))
+
+    def handlers(self) -> Mapping[str, Handlers]:
+        """The streams that it reads."""
+        return handlers(self.catalogue, self.orders)
+
+    def routes(self) -> Routes:
+        """What answers where."""
+        users, orders = UserResource(self.users), OrderResource(self.orders)
+        return {
+            "/api/user": (users, "new"),
+            "/api/users": (users, None),
+            "/api/items": (ItemResource(self.catalogue), None),
+            "/api/checkout": (orders, "checkout"),
+            "/api/orders": (orders, None),
+            "/api/orders/{order_id:uuid}": (orders, "one"),
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        """What ``/metrics`` tells of it."""
+        yield from super().collect()
+        yield from self.orders.collect()
 
 
-def create_app(shop: Shop | None = None) -> App:
-    """Make the WSGI app; without an argument, for the settings of the environment."""
-    shop = shop or Shop(load_settings())
-    app = http_app(shop.database, shop.exchange, api, HERE / "static")
-    users, orders = UserResource(shop.users), OrderResource(shop.orders)
-    app.add_route("/api/user", users, suffix="new")
-    app.add_route("/api/users", users)
-    app.add_route("/api/items", ItemResource(shop.catalogue))
-    app.add_route("/api/checkout", orders, suffix="checkout")
-    app.add_route("/api/orders", orders)
-    app.add_route("/api/orders/{order_id:uuid}", orders, suffix="one")
-    return app
-
-
-app = on_first_request("shop", create_app)
+app = Shop.wsgi()

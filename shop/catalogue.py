@@ -1,16 +1,35 @@
 """The catalogue: the shop's own copy of the warehouse's items, so that it sells without it."""
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from peewee import EXCLUDED, chunked
-
-from runtime.database import Database
-from shop.models import Item
+from runtime.storage.database import Database
+from shop.tables import Item
 
 FIND = "SELECT id, name, price, active FROM item WHERE id IN ({})"
+EPOCH = "SELECT epoch FROM item ORDER BY epoch DESC LIMIT 1"
+UPDATE = """INSERT INTO item (id, name, price, active, version, epoch) VALUES {}
+    ON CONFLICT (id) DO UPDATE
+    SET name = excluded.name, price = excluded.price,
+        active = excluded.active, version = excluded.version
+    WHERE excluded.version > item.version"""
 VERSION = "SELECT token FROM catalogue_version"
-SHOWN = (Item.id, Item.name, Item.price, Item.active)
+ON_SALE = "SELECT id, name, price, active FROM item WHERE active ORDER BY id"
+WHOLE = "SELECT id, name, price, active, version, epoch FROM item WHERE id > ? ORDER BY id LIMIT ?"
+REMOVE = "DELETE FROM item WHERE id IN ({})"
+ADD = "INSERT INTO item (id, name, price, active, version, epoch) VALUES {}"
+PAGE_ROWS = 10_000
+
+
+class Row(NamedTuple):
+    """An item as it is stored."""
+
+    id: int
+    name: str
+    price: int
+    active: bool
+    version: int
+    epoch: bytes
 
 
 class Catalogue:
@@ -20,14 +39,12 @@ class Catalogue:
         self.database = database
         self._known: tuple[int, dict[int, dict[str, Any]]] = 0, {}  # as of this version
 
-    def on_sale(self, after: int | None = None, limit: int | None = None) -> list[dict[str, Any]]:
-        """Active items by id, from the one behind ``after`` on, at most ``limit``."""
-        behind = Item.active & (Item.id > (after or 0))
-        query = Item.select(*SHOWN).where(behind).order_by(Item.id).limit(limit)
-        return list(query.dicts().execute(self.database))
+    def on_sale(self) -> list[dict[str, Any]]:
+        """All active items, by id."""
+        return [_shown(row) for row in self.database.run(ON_SALE)]
 
     def version(self) -> int:
-        """A number that is another one after each change, whoever makes it (by a trigger)."""
+        """A number that changes with every change of an item, by a trigger."""
         return int(self.database.run(VERSION).fetchone()[0])
 
     def find(self, item_ids: Collection[int]) -> dict[int, dict[str, Any]]:
@@ -37,35 +54,53 @@ class Catalogue:
             self._known = version, {}
         _, known = self._known
         if unknown := [item_id for item_id in item_ids if item_id not in known]:
-            found = self.database.run(FIND.format(", ".join("?" * len(unknown))), *unknown)
-            known |= {
-                item_id: {"id": item_id, "name": name, "price": price, "active": bool(active)}
-                for item_id, name, price, active in found
-            }
+            known |= {row[0]: _shown(row) for row in self.database.find(FIND, unknown)}
         return {item_id: known[item_id] for item_id in item_ids if item_id in known}
 
-    def update(self, epoch: bytes, item: dict[str, Any]) -> None:
-        """Take over an item as the warehouse tells of it: ``id, name, price, active, version``.
+    def update(self, epoch: bytes, items: Sequence[dict[str, Any]]) -> None:
+        """Take over items as the warehouse tells of them: ``id, name, price, active, version``.
 
         An older version never replaces a newer one, nor an older epoch a newer one. A newer
         epoch is a new warehouse, with which the catalogue starts empty.
         """
+        newest: dict[int, Row] = {}  # of each item: PostgreSQL refuses a row that comes twice
+        for item in items:
+            row = Row(**item, epoch=epoch)
+            if row.id not in newest or row.version > newest[row.id].version:
+                newest[row.id] = row
         with self.database.write():
-            epochs = Item.select(Item.epoch).order_by(Item.epoch.desc()).limit(1)
-            newest = epochs.scalar(self.database) or epoch
-            if epoch < newest:
+            ours = self._epoch() or epoch
+            if epoch < ours:
                 return
-            if epoch > newest:
+            if epoch > ours:
                 Item.delete().execute(self.database)
-            Item.insert(epoch=epoch, **item).on_conflict(
-                conflict_target=[Item.id],
-                preserve=[Item.name, Item.price, Item.active, Item.version],
-                where=EXCLUDED.version > Item.version,
-            ).execute(self.database)
+            self.database.run_rows(UPDATE, newest.values())
 
-    def replace(self, other: "Catalogue") -> None:
-        """Take over all that another catalogue holds, and nothing else."""
+    def _epoch(self) -> bytes | None:
+        """The epoch of the stream that has told of these items; None while there are none."""
+        row = self.database.run(EPOCH).fetchone()
+        return row and bytes(row[0])
+
+    def differences(self, rows: Mapping[int, Row]) -> list[int]:
+        """The ids of all items that are not as these rows have them, those to go included."""
+        found = {row.id: row for row in self._rows()}
+        return sorted(
+            item_id for item_id in found.keys() | rows if found.get(item_id) != rows.get(item_id)
+        )
+
+    def _rows(self) -> Iterator[Row]:
+        after = 0
+        while page := self.database.run(WHOLE, after, PAGE_ROWS).fetchall():
+            yield from map(Row._make, page)
+            after = page[-1][0]
+
+    def replace(self, item_ids: Sequence[int], rows: Mapping[int, Row]) -> None:
+        """Let these items be as these rows have them, or gone."""
         with self.database.write():
-            Item.delete().execute(self.database)
-            for rows in chunked(Item.select().dicts().iterator(other.database), 1000):
-                Item.insert_many(rows).execute(self.database)
+            self.database.run(REMOVE.format(", ".join("?" * len(item_ids))), *item_ids)
+            self.database.run_rows(ADD, [rows[id_] for id_ in item_ids if id_ in rows])
+
+
+def _shown(row: tuple[int, str, int, int]) -> dict[str, Any]:
+    item_id, name, price, active = row
+    return {"id": item_id, "name": name, "price": price, "active": bool(active)}

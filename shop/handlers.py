@@ -1,15 +1,16 @@
 """Events in: what the warehouse and the payment service tell, and what the shop makes of it."""
 
+from itertools import groupby
 from uuid import UUID
 
 from pydantic import BaseModel, StrictBool
 
 from messaging.event import Event
 from messaging.inbox import Handlers
-from runtime.api import Id, Name, Price
-from runtime.clock import timestamp
+from runtime.process.clock import timestamp
+from runtime.process.fields import Id, Name, Price
 from shop.catalogue import Catalogue
-from shop.orders import Orders
+from shop.orders import Orders, PaidOrder
 
 
 class ItemChanged(BaseModel):
@@ -31,14 +32,22 @@ class PaymentSucceeded(BaseModel):
 def handlers(catalogue: Catalogue, orders: Orders) -> dict[str, Handlers]:
     """Each stream that is read, with its table of event type and function."""
 
-    def item_changed(event: Event) -> None:
-        item = ItemChanged.model_validate(event.data)
-        catalogue.update(event.place.epoch, item.model_dump())
+    def item_changed(events: list[Event]) -> None:
+        items = [ItemChanged.model_validate(event.data).model_dump() for event in events]
+        for epoch, some in groupby(
+            zip(events, items, strict=True), lambda each: each[0].place.epoch
+        ):
+            catalogue.update(epoch, [item for _, item in some])
 
-    def payment_succeeded(event: Event) -> None:
-        payment = PaymentSucceeded.model_validate(event.data)
-        if payment.order_id:  # direct payments are for no order
-            orders.mark_paid(payment.order_id, paid_at=timestamp(event.time))
+    def payment_succeeded(events: list[Event]) -> None:
+        payments = [(PaymentSucceeded.model_validate(event.data), event) for event in events]
+        orders.mark_paid(
+            [
+                PaidOrder(paid.order_id, timestamp(event.time), event.correlation_id)
+                for paid, event in payments
+                if paid.order_id  # direct payments are for no order
+            ]
+        )
 
     return {
         "items": {"item.created": item_changed, "item.status_changed": item_changed},

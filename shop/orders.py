@@ -1,26 +1,53 @@
 """Orders: placed by users, paid when the payment service says so."""
 
-from collections import Counter, defaultdict
-from typing import Any
+import sqlite3
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import structlog
+from peewee import PeeweeException, fn
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
 
+from messaging.event import Fact
 from messaging.outbox import Outbox
-from runtime.clock import timestamp
-from runtime.database import Database
-from runtime.errors import FieldError, NotFound, Refused
+from runtime.process.clock import age_s, timestamp
+from runtime.process.errors import FieldError, NotFound, Refused
+from runtime.storage.database import Database
 from shop.catalogue import Catalogue
-from shop.models import Order, OrderLine
+from shop.tables import Order, OrderLine
 
 log = structlog.get_logger(__name__)
 
-USER_EXISTS = 'SELECT 1 FROM "user" WHERE id = ?'
-PLACE = """INSERT INTO "order" (id, user_id, price, placed_at) VALUES (?, ?, ?, ?)
-           RETURNING number"""
-ADD_LINES = "INSERT INTO order_line (order_id, item_id, name, price, quantity) VALUES "
-LINE = "(?, ?, ?, ?, ?)"
-PAID = 'UPDATE "order" SET paid_at = ? WHERE id = ? AND paid_at IS NULL'
+USERS = 'SELECT id FROM "user" WHERE id IN ({})'
+PLACE = 'INSERT INTO "order" (id, user_id, price, placed_at) VALUES {}'
+ADD_LINES = "INSERT INTO order_line (order_id, item_id, name, price, quantity) VALUES {}"
+LINES = """SELECT order_id, item_id, name, price, quantity FROM order_line
+           WHERE order_id IN ({}) ORDER BY item_id"""
+UNPAID = 'SELECT count(*), min(placed_at) FROM "order" WHERE paid_at IS NULL'
+MARK_PAID = """UPDATE "order" SET paid_at = column2 FROM (VALUES {}) AS paid
+         WHERE id = column1 AND paid_at IS NULL"""
+KNOWN = 'SELECT id FROM "order" WHERE id IN ({})'
+
+
+class Checkout(NamedTuple):
+    """Who wants to buy what; an id that is there twice means two of it."""
+
+    user_id: int
+    item_ids: Sequence[int]
+    correlation_id: str | None = None
+
+
+class PaidOrder(NamedTuple):
+    """Which order was paid, and when."""
+
+    order_id: UUID
+    paid_at: str
+    correlation_id: str | None = None
 
 
 class Orders:
@@ -34,57 +61,54 @@ class Orders:
         self._outbox = outbox
         self._catalogue = catalogue
 
-    def checkout(self, user_id: int, item_ids: list[int]) -> dict[str, Any]:
-        """Place an order for these items; an id that is there twice means two of it.
+    def checkout(self, checkouts: Sequence[Checkout]) -> list[dict[str, Any] | Refused]:
+        """Place orders, and return each.
 
-        `Refused`, with every field that is at fault, unless the user exists and each item
+        Or `Refused`, with every field that is at fault, unless its user exists and each item
         exists and is active.
         """
-        quantities = Counter(item_ids)
+        placed_at = timestamp()
         with self._database.write():
-            items = self._catalogue.find(quantities)
-            self._check(user_id, item_ids, items)
-            lines = [_line(items[item_id], quantities[item_id]) for item_id in sorted(quantities)]
-            order = {
-                "id": uuid4(),
-                "user": user_id,
-                "price": sum(line["price"] * line["quantity"] for line in lines),
-                "placed_at": timestamp(),
-                "paid_at": None,
-            }
-            placed = (order["id"].hex, user_id, order["price"], order["placed_at"])
-            (number,) = self._database.run(PLACE, *placed).fetchone()
-            values = ", ".join([LINE] * len(lines))
-            rows = [value for line in lines for value in (number, *line.values())]
-            self._database.run(ADD_LINES + values, *rows)
-            told = _placed(order, lines)
-            self._outbox.emit("order.placed", order["id"], order["placed_at"], told)
-        return _shown(order, lines)
+            wanted = {each.user_id for each in checkouts}
+            users = {user_id for (user_id,) in self._database.find(USERS, wanted)}
+            items = self._catalogue.find({item for each in checkouts for item in each.item_ids})
+            outcomes = [
+                _refusal(each, users, items) or _order(each, items, placed_at) for each in checkouts
+            ]
+            pairs = zip(checkouts, outcomes, strict=True)
+            placed = [(order, each) for each, order in pairs if not isinstance(order, Refused)]
+            self._insert([order for order, _ in placed])
+            facts = [_fact(order, each.correlation_id) for order, each in placed]
+            self._outbox.emit("order.placed", facts)
+        return outcomes
 
-    def _check(self, user_id: int, item_ids: list[int], items: dict[int, dict[str, Any]]) -> None:
-        errors = []
-        if not self._database.run(USER_EXISTS, user_id).fetchone():
-            errors.append(FieldError("user_id", f"there is no user {user_id}"))
-        for position, item_id in enumerate(item_ids):
-            field = f"item_ids.{position}"
-            if item_id not in items:
-                errors.append(FieldError(field, f"there is no item {item_id}"))
-            elif not items[item_id]["active"]:
-                errors.append(FieldError(field, f"item {item_id} is not for sale now"))
-        if errors:
-            raise Refused(*errors)
+    def _insert(self, orders: Sequence[dict[str, Any]]) -> None:
+        rows = [(each["id"], each["user_id"], each["price"], each["placed_at"]) for each in orders]
+        numbers = self._database.add(PLACE, rows, key="number")
+        lines = [
+            (number, *line.values())
+            for number, order in zip(numbers, orders, strict=True)
+            for line in order["items"]
+        ]
+        self._database.run_rows(ADD_LINES, lines)
 
     def get(self, order_id: UUID) -> dict[str, Any]:
         """One order; `NotFound` if there is none."""
-        found = self._select(Order.id == order_id)
-        if not found:
+        row = Order.select().where(Order.id == order_id).dicts().first(self._database)
+        if row is None:
             raise NotFound(f"There is no order {order_id}.")
-        return found[0]
+        return self.with_lines([row])[0]
 
     def of_user(
         self, user_id: int, after: UUID | None = None, limit: int | None = None
     ) -> list[dict[str, Any]]:
-        """A user's orders, newest first, from the one behind ``after`` on, at most ``limit``.
+        """A user's orders, newest first, from the one behind ``after`` on, at most ``limit``."""
+        return self.with_lines(self.rows_of_user(user_id, after, limit))
+
+    def rows_of_user(
+        self, user_id: int, after: UUID | None = None, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The same without their items, as rows of the table, with how many ``lines`` they have.
 
         `Refused` if ``after`` is no order.
         """
@@ -94,39 +118,83 @@ class Orders:
             if last is None:
                 raise Refused(FieldError("after", f"there is no order {after}"))
             wanted &= Order.number < last
-        return self._select(wanted, limit)
+        lines = OrderLine.select(fn.COUNT(OrderLine.item_id)).where(OrderLine.order == Order.number)
+        found = Order.select(Order, lines.alias("lines")).where(wanted)
+        newest_first = found.order_by(Order.number.desc()).limit(limit)
+        return list(newest_first.dicts().execute(self._database))
 
-    def _select(self, wanted: Any, limit: int | None = None) -> list[dict[str, Any]]:
-        found = Order.select().where(wanted).order_by(Order.number.desc()).limit(limit)
-        rows = list(found.dicts().execute(self._database))
-        newest = rows[0]["number"] if rows else 0
-        same = found.select(Order.number).where(Order.number <= newest)  # not what came meanwhile
-        of_these = OrderLine.select().where(OrderLine.order.in_(same)).order_by(OrderLine.item_id)
-        lines: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for line in of_these.dicts().execute(self._database):
-            lines[line.pop("order")].append(line)
+    def with_lines(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """These orders, as they are shown."""
+        lines: dict[int, list[dict[str, Any]]] = {row["number"]: [] for row in rows}
+        wanted = LINES.format(", ".join("?" * len(lines)) or "NULL")
+        for number, item_id, name, price, quantity in self._database.run(wanted, *lines):
+            line = {"item_id": item_id, "name": name, "price": price, "quantity": quantity}
+            lines[number].append(line)
         return [_shown(row, lines[row["number"]]) for row in rows]
 
-    def mark_paid(self, order_id: UUID, paid_at: str) -> None:
-        """Note that an order was paid, once; an unknown one is logged."""
+    def mark_paid(self, payments: Sequence[PaidOrder]) -> None:
+        """Note that orders were paid, each once; an unknown one is logged."""
+        first = {paid.order_id: paid for paid in reversed(payments)}
         with self._database.write():
-            if self._database.run(PAID, paid_at, order_id.hex).rowcount:
-                return
-            if not Order.select().where(Order.id == order_id).exists(self._database):
-                log.warning("payment for an unknown order", order_id=str(order_id))
+            rows = [(paid.order_id, paid.paid_at) for paid in first.values()]
+            marked = sum(cursor.rowcount for cursor in self._database.run_rows(MARK_PAID, rows))
+            if marked < len(first):
+                known = {UUID(str(row[0])) for row in self._database.find(KNOWN, first)}
+                for paid in (paid for order_id, paid in first.items() if order_id not in known):
+                    log.warning(
+                        "payment for an unknown order",
+                        order_id=str(paid.order_id),
+                        request_id=paid.correlation_id,
+                    )
+
+    def collect(self) -> Iterator[Metric]:
+        """How many orders wait for their payment, and since when; left out if it is not known.
+
+        An index of these orders alone has both: what is paid costs nothing.
+        """
+        with suppress(PeeweeException, sqlite3.Error):
+            unpaid, oldest = self._database.run(UNPAID).fetchone()
+            age = age_s(datetime.fromisoformat(oldest)) if oldest else 0.0
+            yield GaugeMetricFamily("parrot_orders_unpaid", "Orders not paid yet.", value=unpaid)
+            text = "How long ago the oldest of them was placed; 0 if there is none."
+            yield GaugeMetricFamily("parrot_orders_unpaid_oldest_age_seconds", text, value=age)
 
 
-def _line(item: dict[str, Any], quantity: int) -> dict[str, Any]:
-    kept = {"item_id": item["id"], "name": item["name"], "price": item["price"]}
-    return {**kept, "quantity": quantity}
+def _refusal(
+    checkout: Checkout, users: Container[int], items: Mapping[int, dict[str, Any]]
+) -> Refused | None:
+    errors = []
+    if checkout.user_id not in users:
+        errors.append(FieldError("user_id", f"there is no user {checkout.user_id}"))
+    for position, item_id in enumerate(checkout.item_ids):
+        field = f"item_ids.{position}"
+        if item_id not in items:
+            errors.append(FieldError(field, f"there is no item {item_id}"))
+        elif not items[item_id]["active"]:
+            errors.append(FieldError(field, f"item {item_id} is not for sale now"))
+    return Refused(*errors) if errors else None
 
 
-def _placed(order: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
+def _order(
+    checkout: Checkout, items: Mapping[int, dict[str, Any]], placed_at: str
+) -> dict[str, Any]:
+    """A new order as the HTTP interface shows it."""
+    lines = [
+        {"item_id": item_id, "name": item["name"], "price": item["price"], "quantity": quantity}
+        for item_id, quantity in sorted(Counter(checkout.item_ids).items())
+        for item in (items[item_id],)
+    ]
+    price = sum(line["price"] * line["quantity"] for line in lines)
+    order = {"id": uuid4(), "user": checkout.user_id, "price": price}
+    return _shown({**order, "placed_at": placed_at, "paid_at": None}, lines)
+
+
+def _fact(order: dict[str, Any], correlation_id: str | None) -> Fact:
     """What ``order.placed`` tells."""
-    told = ("item_id", "quantity", "price")
-    items = [{name: line[name] for name in told} for line in lines]
-    fact = {"order_id": order["id"], "user_id": order["user"], "price": order["price"]}
-    return {**fact, "items": items}
+    fields = ("item_id", "quantity", "price")
+    items = [{name: line[name] for name in fields} for line in order["items"]]
+    data = {"order_id": order["id"], "user_id": order["user_id"], "price": order["price"]}
+    return Fact(order["id"], order["placed_at"], {**data, "items": items}, correlation_id)
 
 
 def _shown(order: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:

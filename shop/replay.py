@@ -2,46 +2,83 @@
 
 import argparse
 import os
-from pathlib import Path
-from tempfile import TemporaryDirectory
+import time
+from typing import TYPE_CHECKING
 
+from peewee import chunked
+
+from messaging.event import Event
 from messaging.exchange import transport
-from messaging.inbox import Reader, count_dead, place_of
-from messaging.replay import catch_up
-from runtime.commands import Command
-from runtime.database import SqliteFile
-from runtime.output import say
-from shop.app import Shop
-from shop.catalogue import Catalogue
-from shop.handlers import handlers
+from messaging.follower import Received
+from messaging.inbox import place_of
+from messaging.replay import Replayed, catch_up
+from runtime.process.commands import Command
+from runtime.process.output import deliver
+from shop.catalogue import Row
+from shop.handlers import ItemChanged, handlers
+
+if TYPE_CHECKING:
+    from shop.app import Shop  # which has this as a command
+
+STEP_ITEMS = 250  # replaced in one transaction, of some 5 ms
+PAUSE_S = 0.02  # between two of them, for those who buy
 
 
-def _run(shop: Shop, _: argparse.Namespace) -> int:
-    """Build a second catalogue beside the first; the two change places in one transaction."""
-    way = transport(shop.settings, f"shop-replay-{os.getpid()}", "orders", ["items"])
-    with TemporaryDirectory() as folder:
-        database = SqliteFile(Path(folder) / "shop.db", "messaging", "shop")
-        database.open()
-        catalogue = Catalogue(database)
-        reader = Reader(database, "items", handlers(catalogue, shop.orders)["items"])
-        way.open()
+class Replica:
+    """The catalogue in memory, as its events tell of it."""
+
+    def __init__(self, types: set[str]) -> None:
+        self.rows: dict[int, Row] = {}
+        self.applied = self.dead = 0
+        self._types = types
+        self._epoch = b""
+
+    def apply(self, received: Received) -> None:
+        """Take over an item; they come in order, and a new epoch is a new warehouse."""
         try:
+            event = Event.parse("items", received.place, received.body)
+            item = ItemChanged.model_validate(event.data) if event.type in self._types else None
+        except ValueError:
+            self.dead += 1
+            return
+        self.applied += 1
+        if item:
+            if event.place.epoch != self._epoch:
+                self._epoch = event.place.epoch
+                self.rows.clear()
+            known = self.rows.get(item.id)
+            if not known or known.version < item.version:
+                self.rows[item.id] = Row(**item.model_dump(), epoch=self._epoch)
+
+
+def _run(shop: "Shop", _: argparse.Namespace) -> int:
+    """Build a second catalogue beside the first, and write what differs into that, in steps.
+
+    Each step waits until the second has heard what the first has.
+    """
+    broker = transport(shop.settings, f"shop-replay-{os.getpid()}", None, ["items"])
+    follower = Replayed("items")
+    replica = Replica({*handlers(shop.catalogue, shop.orders)["items"]})
+    broker.open()
+    try:
+        catch_up(follower, broker, place_of(shop.database, "items"), replica.apply)
+        for item_ids in chunked(shop.catalogue.differences(replica.rows), STEP_ITEMS):
             replaced = False
             while not replaced:
-                catch_up(reader, way, at_least=place_of(shop.database, "items"))
                 with shop.database.write():
-                    if reader.place >= place_of(shop.database, "items"):  # it hears more meanwhile
-                        shop.catalogue.replace(catalogue)
-                        replaced = True
-            dead = count_dead(database)
-        finally:
-            way.close()
-            database.close()
-    say(f"the catalogue was built anew from {reader.applied} events; {dead} could not be applied")
-    return min(dead, 1)
+                    if replaced := follower.place >= (place := place_of(shop.database, "items")):
+                        shop.catalogue.replace(item_ids, replica.rows)
+                if not replaced:
+                    catch_up(follower, broker, place, replica.apply)
+            time.sleep(PAUSE_S)
+    finally:
+        broker.close()
+    told = f"{replica.applied} events; {replica.dead} could not be applied"
+    deliver(f"the catalogue was built anew from {told}")
+    return min(replica.dead, 1)
 
 
-COMMAND = Command(
+COMMAND: Command = Command(
     name="replay",
     about="build the catalogue anew from the first event on",
     examples="%(prog)s",

@@ -1,9 +1,25 @@
-"""Users: whoever buys. There is no login; a user is a name with an id."""
+"""Users: the people who buy. There is no login; a user is a name with an id."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
+from unicodedata import normalize
 
-from runtime.database import Database
-from shop.models import User
+from peewee import SQL, NodeList
+
+from runtime.storage.database import Database
+from shop.tables import User
+
+CREATE = 'INSERT INTO "user" (name, folded_name) VALUES {}'
+
+
+def folded(text: str) -> str:
+    """A text without case, and with accents composed: equal where people see the same.
+
+    Unicode's compatibility caseless matching (the standard, 3.13, D146).
+    """
+    once = normalize("NFKD", normalize("NFD", text).casefold()).casefold()
+    return normalize("NFKC", once)
 
 
 class Users:
@@ -12,12 +28,24 @@ class Users:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def all(self, after: int | None = None, limit: int | None = None) -> list[dict[str, Any]]:
-        """Users by id, from the one behind ``after`` on, at most ``limit``."""
-        query = User.select().where(User.id > (after or 0)).order_by(User.id).limit(limit)
-        return list(query.dicts().execute(self._database))
+    def all(
+        self, after: int | None = None, limit: int | None = None, name: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Users by id, from the one behind ``after`` on, at most ``limit``.
 
-    def create(self, name: str) -> dict[str, Any]:
-        """Add a user; names need not be unique, ids are."""
+        Those whose name contains ``name``, whatever its case, its accents composed or not.
+        """
+        wanted = User.id > (after or 0)
+        if name:
+            text = re.sub(r"([!%_])", r"!\1", folded(name))
+            # As it is written: for peewee, LIKE is GLOB in SQLite, and ILIKE in PostgreSQL.
+            like = (User.folded_name, SQL("LIKE"), f"%{text}%", SQL("ESCAPE '!'"))
+            wanted &= NodeList(like)
+        found = User.select(User.id, User.name).where(wanted).order_by(User.id).limit(limit)
+        return list(found.dicts().execute(self._database))
+
+    def create(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Add users; names need not be unique, ids are."""
         with self._database.write():
-            return {"id": User.insert(name=name).execute(self._database), "name": name}
+            ids = self._database.add(CREATE, [(name, folded(name)) for name in names])
+        return [{"id": user_id, "name": name} for user_id, name in zip(ids, names, strict=True)]

@@ -10,7 +10,7 @@ import time
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
-import runtime.clock
+import runtime.process.clock
 
 real_time, real_time_ns = time.time, time.time_ns
 
@@ -27,6 +27,6 @@ class MovedDatetime(datetime):
 
 time.time = lambda: real_time() + offset_s()
 time.time_ns = lambda: real_time_ns() + offset_s() * 10**9
-runtime.clock.datetime = MovedDatetime
+runtime.process.clock.datetime = MovedDatetime
 del sys.argv[0]
 runpy.run_module(sys.argv[0], run_name="__main__")

@@ -17,11 +17,11 @@ import zmq
 from broker.forwarder import Forwarder
 from broker.journal import Journal
 from inventory.app import Inventory
-from messaging.keys import key_pair, public_key
-from messaging.transport import Peer
-from messaging.wire import Event, Want, topic
+from messaging.transports.forwarder import Peer
+from messaging.transports.keys import key_pair, public_key
+from messaging.transports.wire import Run, Want, topic
 from payment.app import Payment
-from runtime.settings import Settings
+from runtime.process.settings import Settings
 from scenarios.servers import PostgresServer
 from shop.app import Shop
 from tests import pairs
@@ -69,6 +69,9 @@ def own_settings(folder: Path) -> Settings:
         INVENTORY_PORT=free_port(),
         SHOP_PORT=free_port(),
         PAYMENT_PORT=free_port(),
+        INVENTORY_EXCHANGE_PORT=free_port(),
+        SHOP_EXCHANGE_PORT=free_port(),
+        PAYMENT_EXCHANGE_PORT=free_port(),
         BROKER_HTTP_PORT=free_port(),
         BROKER_PUBLISH_URL=f"tcp://127.0.0.1:{free_port()}",
         BROKER_SUBSCRIBE_URL=f"tcp://127.0.0.1:{free_port()}",
@@ -85,7 +88,7 @@ class Broker:
     """The broker's two threads in this process."""
 
     def __init__(self, settings: Settings) -> None:
-        peer = Peer(settings, [topic(Event), topic(Want)])
+        peer = Peer(settings, [topic(Run), topic(Want)])
         self.journal = Journal(settings.data_dir / "broker.db", peer)
         self.journal.open()
         self.forwarder = Forwarder(settings)

@@ -14,10 +14,10 @@ from falcon.testing import Result, TestClient
 from pydantic import TypeAdapter
 
 from messaging.event import Event
-from messaging.models import Outbox
-from messaging.wire import Place
+from messaging.tables import Outbox
+from messaging.transports.wire import Place
 
-MAX_ID = 2**63 - 1
+MAX_ID = 2**53 - 1
 EPOCH = bytes(15) + b"\x01"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 NOT_NUMBERS = ['"4000"', "40.5", "true", "null", "1e999", "[1]", "{}", "9" * 400]
@@ -224,12 +224,35 @@ class PostContract:
         assert post(client, self.path, self.body, key="a").status_code == 201
 
     def test_keys(self, client: TestClient) -> None:
-        for key in ("!", "~" * 255, 'a"b\\'):
-            assert post(client, self.path, self.body, key).status_code == 201, key
+        """As Stripe's clients send them, or as a string of structured fields: all different."""
+        long = '"' + '\\"' * 255 + '"'
+        keys = ("!", "~" * 255, 'a"c\\', '"8e03 978e"', '"a\\"b\\\\"', '" "', '"\\"!\\""', long)
+        answers = [post(client, self.path, self.body, key) for key in keys]
+        assert [answer.status_code for answer in answers] == [201] * len(keys)
+        assert len({answer.json["id"] for answer in answers}) == len(keys)
+
+    def test_a_key_is_the_same_with_quotes(self, service: Any, client: TestClient) -> None:
+        pairs = (("abc", '"abc"'), ('"d"', "d"), ('a"b\\', '"a\\"b\\\\"'))
+        for key, other in pairs:
+            first = post(client, self.path, self.body, key)
+            with unchanged(service):
+                assert post(client, self.path, self.body, other).content == first.content
 
     def test_wrong_keys(self, service: Any, client: TestClient) -> None:
         with unchanged(service):
-            for key in ("", "x" * 256, "a b", "a\tb", "é", "\x7f"):
+            bare = ("", "x" * 256, "a b", "a\tb", "é", "\x7f")
+            strings = (
+                '"',
+                '""',
+                '"a',
+                '"a"b',
+                '"a\\n"',
+                '"a\\',
+                '"é"',
+                f'"{"x" * 256}"',
+                '"a", "b"',
+            )
+            for key in (*bare, *strings):
                 answer = post(client, self.path, self.body, key)
                 assert fields(answer) == ["Idempotency-Key"], key
 
@@ -240,6 +263,7 @@ class ListContract:
     path: ClassVar[str]
     query: ClassVar[dict[str, Any]] = {}
     newest_first: ClassVar[bool] = False
+    whole: ClassVar[bool] = False  # however long it is
 
     def add(self, service: Any) -> Any:
         """Add something that the list shows, and give its id."""
@@ -260,6 +284,21 @@ class ListContract:
         assert [str(row["id"]) for row in answer.json] == ids
         assert "Link" not in answer.headers
         assert answer.headers["Content-Type"] == "application/json"
+
+    def test_has_an_end(self, service: Any, client: TestClient) -> None:
+        """Without a limit there are a thousand rows, and a link to the others; items come whole."""
+        with service.database.write():
+            for _ in range(1001):
+                self.add(service)
+        answer = self.get(client)
+        assert len(answer.json) == (1001 if self.whole else 1000)
+        assert ("Link" in answer.headers) != self.whole
+        if not self.whole:
+            rest = client.simulate_get(answer.headers["Link"][1:].partition(">")[0])
+            assert len(rest.json) == 1
+            assert "Link" not in rest.headers
+            ids = [row["id"] for row in answer.json + rest.json]
+            assert len(set(ids)) == 1001
 
     def test_may_be_empty(self, client: TestClient) -> None:
         for query in ({}, {"limit": 1}):
@@ -301,11 +340,11 @@ class ListContract:
         first = self.get(client, **query)
         etag = first.headers["ETag"]
         assert re.fullmatch(r'(W/)?"[^"]+"', etag)
-        for known in (etag, f'"other", {etag}', "*"):
+        for known in (etag, f'"other", {etag}', f"W/{etag}", "*"):
             same = self.get(client, {"If-None-Match": known}, **query)
             assert (same.status_code, same.content) == (304, b"")
             assert same.headers["ETag"] == etag
-        for unknown in ('"other"', "", '"', "é", ","):
+        for unknown in ('"other"', "", '"', "é", ",", '"*"', '"*", "other"'):
             answer = self.get(client, {"If-None-Match": unknown}, **query)
             assert (answer.status_code, answer.json) == (200, first.json)
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import zmq
 
 from broker.forwarder import Forwarder
-from runtime.settings import Settings
+from runtime.process.settings import Settings
 
+END_FRAMES = 6  # topic, stream and two places
 MAX_DELAY_S = 0.02
 
 
@@ -66,7 +67,8 @@ class LossyForwarder(Forwarder):
 
     def _relay(self, frames: list[bytes]) -> None:
         kind = frames[0].partition(b"/")[0].decode()
-        self.seen[kind if frames[-1] else "end"] += 1
+        is_end = kind == "replay" and len(frames) == END_FRAMES
+        self.seen["end" if is_end else kind] += 1
         overtaken, self._overtaken = self._overtaken, []
         if not self._happens(self._faults.drop):
             for _ in range(1 + self._happens(self._faults.double)):

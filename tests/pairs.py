@@ -9,12 +9,16 @@ from uuid import uuid4
 
 import pytest
 
-from runtime.settings import Settings
+from runtime.process.settings import Settings
 from scenarios.servers import NatsServer, PostgresServer, Server, missing
 from tests.processes import SERVICES, World
 
 EMBEDDED, SCALE = "embedded", "scale"
 on_both_pairs = pytest.mark.parametrize("world", [EMBEDDED, SCALE], indirect=True)
+# On servers with ``-m chaos`` alone: it is the same code that is tried.
+on_files = pytest.mark.parametrize(
+    "world", [EMBEDDED, pytest.param(SCALE, marks=pytest.mark.chaos)], indirect=True
+)
 on_servers = pytest.mark.parametrize("world", [SCALE], indirect=True)
 
 

@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from runtime.settings import Settings
+from runtime.process.settings import Settings
 from scenarios.servers import Server
 from scenarios.snapshot import snapshot
 
@@ -74,11 +74,13 @@ class World:
         cwd: Path = ROOT,
         stdout: int | None = None,
         stderr: int | None = None,
+        pass_fds: Sequence[int] = (),
         **changes: str,
     ) -> subprocess.Popen[bytes]:
         """Start ``python ARGUMENTS``; what it writes is `output` of ``name``, or of the last one.
 
-        ``stdout`` and ``stderr`` are file descriptors to write to instead.
+        ``stdout`` and ``stderr`` are file descriptors to write to instead, ``pass_fds`` those that
+        it inherits.
         """
         name = name or arguments[-1]
         with (
@@ -92,6 +94,7 @@ class World:
                 stdin=subprocess.DEVNULL,
                 stdout=out if stdout is None else stdout,
                 stderr=err if stderr is None else stderr,
+                pass_fds=pass_fds,
             )
         self._every.append(process)
         return process
@@ -297,6 +300,20 @@ def _rows(url: str, query: str) -> list[Any]:
     with psycopg.connect(url) as connection:
         found = connection.execute(query)
         return found.fetchall() if found.description else []
+
+
+def trap(folder: Path) -> Path:
+    """Make a folder with modules that have the names of ours, and of a library's."""
+    wrong = "raise SystemExit('this is not the shop')"
+    folder.mkdir()
+    for name in (*ALL, "runtime", "messaging", "scenarios", "structlog", "json"):
+        if name in ("shop", "json"):
+            (folder / f"{name}.py").write_text(wrong)
+        else:
+            (folder / name).mkdir()
+            for file in ("__init__", "__main__"):
+                (folder / name / f"{file}.py").write_text(wrong)
+    return folder
 
 
 @contextlib.contextmanager

@@ -4,12 +4,14 @@ import shutil
 import signal
 import sqlite3
 import stat
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from runtime.backup import backup
+from runtime.backup import backup, nobody_commits
+from runtime.storage.database import SqliteFile
 from tests.conftest import eventually
 from tests.load import Load
 from tests.processes import ALL, World
@@ -69,7 +71,7 @@ def test_a_backup_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="DATA_DIR"):
         backup(source, target)
     (source / "shop.db").write_bytes(b"no database at all" * 100)
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(sqlite3.DatabaseError, match=r"/shop\.db"):
         backup(source, target)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     target.mkdir()
@@ -80,4 +82,94 @@ def test_a_backup_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
 def test_the_command_says_why_it_failed(world: World, tmp_path: Path) -> None:
     ended = world.finish("-m", "runtime.backup", str(tmp_path / "copy"))
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("backup: there is no database in ")
+    assert ended.stderr.startswith("backup: there is no database in use in ")
+    moved = {"SHOP_DATABASE_URL": "postgresql://localhost/shop"}
+    ended = world.finish("-m", "runtime.backup", str(tmp_path / "copy"), **moved)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("What is on PostgreSQL is not in it: see docs/operations.md\n")
+
+
+def test_only_databases_of_services_are_copied(world: World, tmp_path: Path) -> None:
+    """A user's own service's too; what else lies beside them is named."""
+    world.start("broker", "shop")
+    folder = world.settings.data_dir
+    SqliteFile(folder / "loyalty.db", "messaging").open()
+    with closing(sqlite3.connect(folder / "notes.db")) as other:
+        other.execute("CREATE TABLE note (text)")
+    (folder / "Thumbs.db").write_bytes(b"pictures")
+    (folder / "x.db").mkdir()
+    ended = world.finish("-m", "runtime.backup", str(tmp_path / "copy"))
+    assert ended.returncode == 0
+    assert ended.stderr.splitlines() == [
+        f"{folder / name} is not in it: it is no database of a service"
+        for name in ("Thumbs.db", "notes.db", "x.db")
+    ]
+    copied = {path.name for path in (tmp_path / "copy").iterdir()}
+    assert copied == {"broker.db", "shop.db", "loyalty.db", "keys"}
+
+
+def test_what_has_moved_is_no_database_any_more(world: World, tmp_path: Path) -> None:
+    """The retired file stays behind, and is named."""
+    world.start("broker", "shop")
+    world.kill("shop", number=signal.SIGTERM)
+    path = world.settings.data_dir / "shop.db"
+    SqliteFile(path).retire("postgresql://localhost/shop")
+    ended = world.finish("-m", "runtime.backup", str(tmp_path / "copy"))
+    assert ended.returncode == 0
+    assert "1 databases" in ended.stdout
+    assert ended.stderr == f"{path} is not in it: it has moved to PostgreSQL\n"
+    assert {each.name for each in (tmp_path / "copy").iterdir()} == {"broker.db", "keys"}
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_dangling_link(path: Path) -> None:
+    path.symlink_to("/nowhere/at/all")
+
+
+@pytest.mark.parametrize("make", [a_folder, a_dangling_link])
+@pytest.mark.parametrize("name", ["payment.db", "keys/kitchen.key"])
+def test_what_stands_in_the_way_is_named(
+    make: Callable[[Path], None], name: str, world: World, tmp_path: Path
+) -> None:
+    world.start("broker", "shop")
+    make(world.settings.data_dir / name)
+    ended = world.finish("-m", "runtime.backup", str(tmp_path / "backups" / "copy"))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert str(world.settings.data_dir / name) in line
+    assert not list(tmp_path.glob("backups/*"))
+    assert not Path("/nowhere").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_and_takes_the_draft_away(
+    number: signal.Signals, world: World, tmp_path: Path
+) -> None:
+    world.settings.data_dir.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(world.settings.data_dir / "shop.db")) as database:
+        database.execute("CREATE TABLE ballast AS SELECT zeroblob(300000000)")
+        database.commit()
+    process = world.run("-m", "runtime.backup", str(tmp_path / "copies" / "copy"), name="backup")
+    eventually(lambda: list(tmp_path.glob("copies/*/copy/shop.db")))
+    process.send_signal(number)
+    assert process.wait(10) == 1
+    assert world.output("backup", "stderr") == f"backup: ended by {number.name}\n"
+    assert world.output("backup") == ""
+    assert not list((tmp_path / "copies").iterdir())
+
+
+def test_no_database_takes_anything_between_the_snapshots(tmp_path: Path) -> None:
+    """They are of one moment: until the last one is begun, every writer waits."""
+    paths = [tmp_path / f"{name}.db" for name in ("payment", "shop")]
+    for path in paths:
+        SqliteFile(path, "messaging").open()
+    with nobody_commits(paths):
+        for path in paths:
+            with (
+                closing(sqlite3.connect(path, timeout=0)) as writer,
+                pytest.raises(sqlite3.OperationalError, match="locked"),
+            ):
+                writer.execute("BEGIN IMMEDIATE")

@@ -1,18 +1,20 @@
 """The benchmark: its arithmetic, its table, and a quick run of it."""
 
 import http.server
+import json
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from bench import chart, load, sales
 from bench.__main__ import figures, whole
 from bench.figures import FIGURES
-from bench.filling import ITEMS_BOUGHT, fill_journal, fill_shop
+from bench.filling import ITEMS_BOUGHT, Rows, fill_all, fill_journal, fill_shop
 from bench.findings import Finding, Goal, Result, Results, Run, Series
 from bench.load import Load, Request
 from bench.processes import Failed, Processes, free_ports
@@ -21,7 +23,7 @@ from bench.sales import Till
 from bench.system import row
 from bench.turns import Contestant, Effort, gather, need, take_turns
 from messaging.event import Event
-from messaging.wire import START
+from messaging.transports.wire import START, Place
 from runtime import ROOT
 
 AT_LEAST, AT_MOST = Goal(kind="at least", limit=0.5), Goal(kind="at most", limit=3)
@@ -191,7 +193,10 @@ def test_wait_ends(tmp_path):
 class _Server(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    keys: ClassVar[list[str | None]] = []
+
     def do_POST(self) -> None:
+        self.keys.append(self.headers["Idempotency-Key"])
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(201 if body == b"right" else 500)
         self.send_header("Content-Length", "0")
@@ -229,6 +234,15 @@ def test_load_counts_answers(url):
     assert told.answered > 16
     assert told.rate == told.answered / told.seconds
     assert 0.9 < told.seconds < 3
+    assert 0 < told.p99_ms < 1000 * told.seconds
+
+
+@pytest.mark.usefixtures("generator")
+def test_load_with_a_key_for_each_request(url):
+    _Server.keys.clear()
+    told = load.drive(Request("POST", url, b"right", has_keys=True), 1)
+    assert None not in _Server.keys
+    assert len({*_Server.keys}) == len(_Server.keys) >= told.answered
 
 
 @pytest.mark.usefixtures("generator")
@@ -239,7 +253,7 @@ def test_load_with_errors_is_no_load(url):
 
 def test_filled_databases_are_as_the_services_write_them(tmp_path):
     shop = fill_shop(tmp_path / "shop.db", items=10, orders=5)
-    fill_journal(tmp_path / "broker.db", shop)
+    fill_journal(tmp_path / "broker.db", orders=shop)
     assert row(shop, sales.COUNTED) == (5, 5 * len(ITEMS_BOUGHT), 5, 5)
     assert row(tmp_path / "broker.db", "SELECT count(*), max(sequence) FROM entry") == (5, 5)
     body, order_id = row(
@@ -252,9 +266,32 @@ def test_filled_databases_are_as_the_services_write_them(tmp_path):
     assert sum(item["price"] for item in event.data["items"]) == event.data["price"]
 
 
+def test_a_filled_system_has_nothing_to_tell(tmp_path):
+    """Every event is in the journal, and its readers have applied it."""
+    fill_all(tmp_path, Rows(orders=5, items=10, users=4, keys=3))
+    paths = {name: tmp_path / f"{name}.db" for name in ("broker", "inventory", "shop", "payment")}
+    counted = "(SELECT count(*) FROM {}), (SELECT count(*) FROM inbox)"
+    assert row(paths["shop"], f"SELECT {counted.format('user')}") == (4, 10 + 5)
+    assert row(paths["shop"], "SELECT count(*), count(DISTINCT key) FROM kept_answer") == (3, 3)
+    assert row(paths["inventory"], f"SELECT {counted.format('item')}") == (10, 0)
+    assert row(paths["payment"], f"SELECT {counted.format('payment')}") == (5, 5)
+    newest = "SELECT epoch, max(sequence) FROM entry WHERE stream = ?"
+    for stream, writer, reader in (
+        ("items", "inventory", "shop"),
+        ("orders", "shop", "payment"),
+        ("payments", "payment", "shop"),
+    ):
+        head = row(paths[writer], "SELECT epoch, sequence FROM head WHERE sequence = acked")
+        place = "SELECT epoch, sequence FROM cursor WHERE stream = ?"
+        assert row(paths["broker"], newest, [stream]) == row(paths[reader], place, [stream]) == head
+        (body,) = row(paths[writer], "SELECT body FROM outbox WHERE sequence = 3")
+        event = Event.parse(stream, Place.parse(json.loads(body)["id"]), body)
+        assert event.place == Place(head[0], 3)
+
+
 @pytest.mark.parametrize(("answered", "good"), [(0, True), (1, False)])
 def test_sale_must_have_left_its_rows(tmp_path, monkeypatch, answered, good):
-    monkeypatch.setattr(sales, "drive", lambda *_: Load(answered, 0, 1.0))
+    monkeypatch.setattr(sales, "drive", lambda *_: Load(answered, 0, 1.0, 0.0))
     till = Till("http://localhost", fill_shop(tmp_path / "shop.db", 10))
     if good:
         assert till.sell(1) == 0

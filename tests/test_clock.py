@@ -46,6 +46,32 @@ def test_the_wall_clock_jumps(world: World, tmp_path: Path, jump_s: int) -> None
     assert world.kill(*ALL, number=signal.SIGTERM) == [0, 0, 0, 0]
 
 
+@pytest.mark.chaos
+def test_a_jump_takes_no_key_away(world: World, tmp_path: Path) -> None:
+    """By more than keys are kept, while the shop runs and before its next start: it is told."""
+    clock = tmp_path / "clock"
+    clock.write_text("0")
+
+    def start() -> None:
+        started = world.run("-m", "tests.clocked", "shop", WALL_CLOCK=str(clock))
+        world.processes["shop"] = started
+        world.wait_until_up("shop")
+
+    start()
+    first = world.post("shop", "/api/user", {"name": "Kesha"}, Idempotency_Key="once")
+    moved = tmp_path / "moved"
+    moved.write_text(str(40 * DAY_S))
+    moved.rename(clock)
+    told = "the clock is ahead"
+    eventually(lambda: told in world.output("shop", "stderr"), timeout_s=15)
+    world.kill("shop")
+    start()
+    eventually(lambda: world.output("shop", "stderr").count(told) == 2)
+    again = world.post("shop", "/api/user", {"name": "Kesha"}, Idempotency_Key="once")
+    assert (again.status, again.body) == (201, first.body)
+    assert world.rows("shop", "SELECT count(*) FROM kept_answer") == [(1,)]
+
+
 def test_only_dates_come_from_the_wall_clock() -> None:
     """Times that people read, epochs, and the name of a file that was set aside; no interval."""
     reads = re.compile(r"\btime\.time|\bdatetime\.(now|utcnow|today)|from time import")
@@ -53,7 +79,9 @@ def test_only_dates_come_from_the_wall_clock() -> None:
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     readers = {path for path in (*paths, ROOT / "run_all.py") if reads.search(path.read_text())}
     assert {str(path.relative_to(ROOT)) for path in readers} == {
-        "runtime/clock.py",
+        "runtime/process/clock.py",
+        "runtime/process/logs.py",
         "messaging/migrations/0001_outbox_and_inbox.py",
+        "messaging/recovery.py",
         "broker/journal.py",
     }

@@ -1,19 +1,17 @@
 """Commands beside a running service: dead letters, and the replay of the catalogue."""
 
 import argparse
-import contextlib
 import json
 import re
-import sqlite3
+from pathlib import Path
 
 import pytest
 
-from runtime import ROOT
-from runtime.settings import Settings
+from runtime.process.settings import Settings
 from shop import replay
 from shop.app import Shop
 from tests.conftest import eventually
-from tests.processes import ALL, SERVICES, World
+from tests.processes import ALL, SERVICES, World, unread_pipe
 
 
 def tell(world: World, body: str) -> None:
@@ -49,8 +47,11 @@ def test_dead_letters_are_listed_and_retried(world: World) -> None:
     assert (applied.returncode, applied.stdout) == (0, "1  was applied\n")
     assert [i["price"] for i in world.get("shop", "/api/items")] == [4000, 5, 5]
     assert world.get("shop", "/readyz")["dead"] == 0
-    gone = world.finish("-m", "shop", "dead-letters", "retry", "1")
-    assert (gone.returncode, gone.stderr) == (1, "shop: there is no dead letter 1\n")
+    for action in ("retry", "discard"):
+        gone = world.finish("-m", "shop", "dead-letters", action, "1")
+        assert (gone.returncode, gone.stderr) == (1, "shop: there is no dead letter 1\n")
+        far = world.finish("-m", "shop", "dead-letters", action, str(2**63))
+        assert (far.returncode, "is more than" in far.stderr) == (2, True)
 
 
 def test_a_payment_that_was_dead_is_made_once(world: World) -> None:
@@ -90,7 +91,7 @@ def test_the_catalogue_is_rebuilt_beside_a_running_shop(world: World) -> None:
 
 
 def test_commands_that_cannot_be_carried_out(world: World) -> None:
-    """One line that says why; payment has no replay, because it would pay again."""
+    """One line that says why; payment has no replay, as what it knows are facts of its own."""
     ended = world.finish("-m", "shop", "dead-letters")
     path = world.settings.data_dir / "shop.db"
     assert (ended.returncode, ended.stderr) == (
@@ -104,15 +105,49 @@ def test_commands_that_cannot_be_carried_out(world: World) -> None:
     assert "dead-letters" in world.finish("-m", "payment", "--help").stdout
 
 
+COMMANDS = [
+    *(["-m", name] for name in ALL),
+    ["-m", "shop", "dead-letters"],
+    ["-m", "shop", "replay"],
+    ["-m", "messaging", "tail", "orders"],
+    ["-m", "runtime.backup", "nowhere"],
+    *(["run_all.py", *option] for option in ([], ["--demo"], ["--drill"])),
+]
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_wrong_setting_is_a_line_of_every_command(
+    world: World, command: list[str], log_format: str
+) -> None:
+    """Exit code 2, and an object where lines are to be JSON."""
+    ended = world.finish(*command, HOST="a..b", LOG_FORMAT=log_format)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    said = json.loads(line)["event"] if log_format == "json" else line
+    assert said.startswith("wrong setting HOST='a..b'")
+
+
+@pytest.mark.parametrize(
+    "command", [["run_all.py", "--parrot"], ["-m", "shop", "parrot"]], ids=" ".join
+)
+def test_a_wrong_argument_is_an_object_where_lines_are(world: World, command: list[str]) -> None:
+    ended = world.finish(*command, LOG_FORMAT="json")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "parrot" in json.loads(ended.stderr)["event"]
+
+
 HELPFUL = [
     ["run_all.py"],
     ["-m", "broker"],
     *(["-m", name] for name in SERVICES),
     *(["-m", name, "dead-letters"] for name in ("shop", "payment")),
     ["-m", "shop", "dead-letters", "retry"],
+    ["-m", "shop", "dead-letters", "discard"],
     ["-m", "shop", "replay"],
     ["-m", "messaging"],
     ["-m", "messaging", "tail"],
+    ["-m", "runtime.backup"],
 ]
 
 
@@ -127,66 +162,68 @@ def test_every_command_tells_of_itself_by_examples(world: World, command: list[s
     assert "\033" not in ended.stdout
 
 
+FULL = Path("/dev/full")  # which takes nothing, as a full disk does
+
+
+def written_to(world: World, stdout: int, *command: str) -> tuple[int, str]:
+    """How a command ended, with its standard output there, and what it complained of."""
+    process = world.run(*command, name="command", stdout=stdout)
+    code = process.wait(30)
+    complaint = world.output("command", "stderr")
+    world._log("command", "stderr").unlink()
+    return code, complaint
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="Linux alone has such a device")
+@pytest.mark.parametrize(
+    "command",
+    [
+        *([*command, "--help"] for command in [*HELPFUL, ["-m", "bench"]]),
+        ["-m", "shop", "dead-letters"],
+        ["-m", "shop", "replay"],
+        ["-m", "messaging", "tail", "items", "--from", "1"],
+        ["-m", "runtime.backup", "copy"],
+    ],
+    ids=" ".join,
+)
+def test_output_that_cannot_be_written_is_an_error(
+    world: World, command: list[str], tmp_path: Path
+) -> None:
+    """A full disk is one line and exit code 1; a reader that has gone is a quiet end."""
+    if "--help" not in command:
+        world.start("broker", "inventory", "shop")
+        world.stock()
+    if command[-1] == "copy":
+        command = [*command[:-1], str(tmp_path / "copy")]
+    with FULL.open("wb") as full:
+        code, complaint = written_to(world, full.fileno(), *command)
+    assert (code, complaint.count("\n")) == (1, 1), complaint
+    assert "cannot write to standard output: No space left on device" in complaint
+    if command[-1].endswith("copy"):
+        command = [*command[:-1], str(tmp_path / "another")]
+    with unread_pipe("gone") as gone:
+        assert written_to(world, gone, *command) == (0, "")
+
+
+def test_output_to_nowhere_is_an_error(world: World) -> None:
+    """Started as by ``>&-``, a command has nothing to write to."""
+    start = """if True:
+        import os, sys
+        os.close(1)
+        os.execv(sys.executable, [sys.executable, "run_all.py", "--help"])"""
+    ended = world.finish("-c", start)
+    line = "cannot write to standard output: Bad file descriptor\n"
+    assert (ended.returncode, ended.stderr) == (1, line)
+
+
 def test_a_long_replay_tells_how_far_it_is(
     settings: Settings, broker: object, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = []
-    monkeypatch.setattr("runtime.progress.LINE_INTERVAL_S", 0)
-    monkeypatch.setattr("runtime.progress.say", shown.append)
+    monkeypatch.setattr("runtime.process.progress.LINE_INTERVAL_S", 0)
+    monkeypatch.setattr("runtime.process.progress.deliver", shown.append)
     assert replay.COMMAND.run(shop, argparse.Namespace()) == 0
     assert re.fullmatch(r"\d+:\d\d  0 events applied, 0 to go", shown[0])
-
-
-def sql_of(document: str) -> list[str]:
-    """The SQL that a document tells people to run."""
-    return re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / document).read_text(), re.DOTALL)
-
-
-def run(world: World, name: str, script: str) -> None:
-    for statement in script.split(";"):
-        with contextlib.closing(
-            sqlite3.connect(world.settings.data_dir / f"{name}.db", isolation_level=None)
-        ) as database:
-            database.execute(statement)
-
-
-def test_archiving_as_the_documents_say(world: World) -> None:
-    """The journal cut, and later the outboxes: sales go on, and nothing is paid again."""
-    journal, outboxes = sql_of("operations.md")
-    world.start(*ALL)
-    basket = world.stock()
-
-    def sell() -> None:
-        orders = [world.checkout(basket) for _ in range(3)]
-        eventually(lambda: all(map(world.is_paid, orders)) and world.is_told(*SERVICES))
-
-    sell()
-    world.kill(*SERVICES, "broker")
-    run(world, "broker", journal)
-    assert world.rows("broker", "SELECT stream, sequence FROM entry ORDER BY stream") == [
-        ("items", 1),
-        ("orders", 3),
-        ("payments", 3),
-    ]
-    world.start(*ALL)
-    sell()
-
-    world.kill("broker")
-    for path in world.files("broker"):
-        path.unlink()
-    world.start("broker")
-    eventually(lambda: world.get("shop", "/readyz")["broker"] == "up")
-    kept = "SELECT stream, count(*) FROM entry GROUP BY stream ORDER BY stream"
-    eventually(lambda: world.rows("broker", kept) == [("items", 1), ("orders", 6), ("payments", 6)])
-
-    world.kill(*SERVICES, "broker")
-    for name in ("shop", "payment"):
-        run(world, name, outboxes)
-    world.start(*ALL)
-    sell()
-    assert len(world.get("payment", "/api/payments")) == 9
-    assert world.finish("-m", "shop", "replay").returncode == 0
-    assert len(world.get("shop", "/api/items")) == 1
 
 
 @pytest.mark.parametrize("variable", ["SHOP_DATABASE_URL", "BROKER_URL"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runtime.settings import Settings
+from runtime.process.settings import Settings
 from scenarios.servers import PostgresServer
 from tests.conftest import eventually, own_settings
 from tests.load import Load
@@ -174,7 +174,13 @@ def test_an_order_placed_where_nobody_leads_is_paid(copies: Copies) -> None:
 
 @every_service
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.chaos),
+        signal.SIGKILL,
+        pytest.param(signal.SIGSTOP, marks=pytest.mark.chaos),
+    ],
+    ids=lambda number: number.name,
 )
 @three
 def test_another_copy_takes_over(copies: Copies, name: str, number: signal.Signals) -> None:
@@ -237,7 +243,11 @@ def test_sessions_that_the_server_ends(copies: Copies, name: str, sessions: str)
 
 
 @pytest.mark.parametrize("name", ["database", "broker"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.chaos), signal.SIGKILL],
+    ids=lambda number: number.name,
+)
 def test_a_server_that_is_started_again(copies: Copies, name: str, number: signal.Signals) -> None:
     """PostgreSQL or NATS ended under load, and started again: no copy need be."""
     load = Load(copies)

@@ -46,6 +46,7 @@ def test_the_demo_plays_to_its_end(world: World, tmp_path: Path) -> None:
     assert not any(world.alive(name) for name in ALL)
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(120)
 def test_the_demo_runs_on_for_the_visitor(world: World) -> None:
     process = world.run(RUN_ALL, "--demo", name="demo")

@@ -1,16 +1,15 @@
-"""What the documents say of containers and systemd, held against the real commands and settings."""
+"""What compose.yaml and the Dockerfile say, held against the real commands and settings."""
 
-import configparser
 import re
-import shlex
+import signal
 import tomllib
 from typing import Any
 
 import pytest
 
 from runtime import ROOT
-from runtime.settings import Settings
-from tests.processes import ALL
+from runtime.process.settings import Settings
+from tests.processes import ALL, World
 
 yaml = pytest.importorskip("yaml", reason="requirements-dev.txt has it")
 VARIABLES = {name.upper() for name in Settings.model_fields}
@@ -34,6 +33,8 @@ def test_compose_starts_what_there_is(compose: dict[str, Any]) -> None:
     built = dict(assignment.split("=") for assignment in dict(dockerfile())["ENV"].split())
     for name, service in compose["services"].items():
         assert service["command"] == f"python -m {name}"
+        assert service["healthcheck"]["test"] == f"python -m runtime.health {name}"
+        assert service["restart"] == "unless-stopped"
         settings = Settings(**built, **service["environment"])
         assert set(service["environment"]) <= VARIABLES
         assert settings.host == "0.0.0.0"
@@ -60,22 +61,24 @@ def test_the_image_has_what_it_needs() -> None:
     for instruction, arguments in instructions:
         if instruction == "COPY":
             assert (ROOT / arguments.split()[0]).exists()
-    assert dict(instructions)["CMD"] == '["python", "run_all.py"]'
+    assert dict(instructions)["CMD"] == '["python", "run_all.py", "--abort-on-exit"]'
+    assert dict(instructions)["HEALTHCHECK"].endswith(' CMD ["python", "-m", "runtime.health"]')
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {".git", "data"} <= set(ignored)
     assert not {"shop", "runtime", "requirements.txt"} & set(ignored)
 
 
-def test_the_unit_file_starts_what_there_is() -> None:
-    document = (ROOT / "docs" / "operations.md").read_text()
-    (text,) = re.findall(r"```ini\n(.*?)```", document, re.DOTALL)
-    unit = configparser.ConfigParser(strict=False, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(text)
-    command = shlex.split(unit["Service"]["ExecStart"])
-    assert command[-2:] == ["-m", "%i"]
-    names = re.findall(r"parrot@(\w+)", document)
-    assert set(names) == set(ALL)
-    variables = re.findall(r"^Environment=(\w+)=", text, re.MULTILINE)
-    assert variables
-    assert set(variables) <= VARIABLES
+def test_the_health_check_of_a_container(world: World) -> None:
+    """It asks what is named, or what listens; one that hangs, is gone or is not there is none."""
+
+    def health(*names: str) -> tuple[int, str]:
+        ended = world.finish("-m", "runtime.health", *names)
+        return ended.returncode, ended.stderr
+
+    assert health() == (1, "health: nothing listens here\n")
+    world.start("shop")
+    assert health() == health("shop") == (0, "")
+    assert health("shop", "payment") == (1, "health: payment does not answer\n")
+    world.signal("shop", signal.SIGSTOP)
+    assert health() == (1, "health: shop does not answer\n")
+    assert health("chop")[0] == 2

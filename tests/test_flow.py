@@ -7,12 +7,9 @@ import pytest
 from falcon.testing import TestClient
 
 from inventory.app import Inventory
-from inventory.app import create_app as inventory_app
 from payment.app import Payment
-from payment.app import create_app as payment_app
-from runtime.settings import Settings
+from runtime.process.settings import Settings
 from shop.app import Shop
-from shop.app import create_app as shop_app
 from tests import pairs
 from tests.conftest import Broker, eventually
 
@@ -63,9 +60,9 @@ def test_an_order_is_paid(services: Services) -> None:
     """
     inventory, shop, payment = services
     warehouse, store, desk = (
-        TestClient(inventory_app(inventory)),
-        TestClient(shop_app(shop)),
-        TestClient(payment_app(payment)),
+        TestClient(inventory.app()),
+        TestClient(shop.app()),
+        TestClient(payment.app()),
     )
     item = warehouse.simulate_post("/api/item", json={"item": {"name": "Millet", "price": 4000}})
     user = store.simulate_post("/api/user", json={"name": "Kesha"})

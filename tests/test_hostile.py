@@ -14,16 +14,16 @@ from falcon.testing import Result, TestClient
 import inventory.app
 import payment.app
 import shop.app
-from runtime.server import HttpServer
+from runtime.web.server import HttpServer
 from shop.app import Shop
 from tests.conftest import free_port
 from tests.contract import EPOCH, events, fields, post, problem, unchanged, written
 from tests.shop.conftest import item, stocked  # noqa: F401  # a fixture, asked for by its name
 
 APPS = {
-    "inventory": inventory.app.create_app,
-    "stocked": shop.app.create_app,
-    "payment": payment.app.create_app,
+    "inventory": inventory.app.Inventory.app,
+    "stocked": shop.app.Shop.app,
+    "payment": payment.app.Payment.app,
 }
 POSTS: dict[str, tuple[str, dict[str, Any]]] = {
     "/api/item": ("inventory", {"item": {"name": "Millet", "price": 4000}}),
@@ -197,9 +197,9 @@ def test_names_are_data(door: Door) -> None:
 
 def test_names_of_items_are_data_in_the_shop(stocked: Shop) -> None:  # noqa: F811  # the fixture
     """In its catalogue, and in orders."""
-    client, ids = TestClient(shop.app.create_app(stocked)), range(10, 10 + len(NAMES))
+    client, ids = TestClient(shop.app.Shop.app(stocked)), range(10, 10 + len(NAMES))
     for item_id, name in zip(ids, NAMES, strict=True):
-        stocked.catalogue.update(EPOCH, item(item_id, name=name))
+        stocked.catalogue.update(EPOCH, [item(item_id, name=name)])
     listed = client.simulate_get("/api/items?after=9")
     order = post(client, "/api/checkout", {"user_id": 1, "item_ids": list(ids)})
     shown = client.simulate_get(order.headers["Location"])
@@ -279,7 +279,7 @@ def test_junk_in_headers_that_nobody_reads(name: str, client: TestClient) -> Non
 
 @pytest.fixture
 def server(stocked: Shop) -> Iterator[HttpServer]:  # noqa: F811  # the fixture
-    running = HttpServer(shop.app.create_app(stocked), "127.0.0.1", free_port(), "SHOP_PORT")
+    running = HttpServer(shop.app.Shop.app(stocked), "127.0.0.1", free_port(), "SHOP_PORT")
     running.start()
     yield running
     running.stop()
@@ -299,12 +299,13 @@ def ask(server: HttpServer, request: bytes) -> bytes:
 
 
 def get(path: bytes = b"/api/users", headers: bytes = b"") -> bytes:
-    return b"GET " + path + b" HTTP/1.1\r\nConnection: close\r\n" + headers + b"\r\n"
+    start = b"GET " + path + b" HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n"
+    return start + headers + b"\r\n"
 
 
 def posted(headers: bytes, body: bytes = b'{"name": "Kesha"}') -> bytes:
-    start = b"POST /api/user HTTP/1.1\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    return start + headers + b"\r\n" + body
+    start = b"POST /api/user HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n"
+    return start + b"Content-Type: application/json\r\n" + headers + b"\r\n" + body
 
 
 CHUNKED, KESHA = b"Transfer-Encoding: chunked\r\n", b'11\r\n{"name": "Kesha"}\r\n0\r\n\r\n'
@@ -319,14 +320,22 @@ REQUESTS = {
         *(posted(CHUNKED, size + KESHA) for size in (b"-", b"x", b"+", b" ")),
         *(posted(b""), posted(b"Content-Length: 17\r\nContent-Length: 2\r\n")),
     ],
-    404: [get(b"/%00"), get(b"/%ff%zz"), get(b"/../../etc/passwd"), b"OPTIONS * HTTP/1.1\r\n\r\n"],
+    404: [
+        get(b"/%00"),
+        get(b"/%ff%zz"),
+        get(b"/../../etc/passwd"),
+        b"OPTIONS * HTTP/1.1\r\nHost: shop\r\n\r\n",
+    ],
     422: [
         get(b"/api/users?limit=1%0d%0aSet-Cookie:a=b"),
         posted(b"Content-Length: 17\r\nIdempotency-Key: a\r\n Set-Cookie: a=b\r\n"),
         posted(b"Content-Length: 17\r\nIdempotency-Key: a\r\nIdempotency-Key: b\r\n"),
     ],
     431: [get(headers=b"x" * 32_768), get(b"/api/users?" + b"x" * 32_768)],
-    501: [posted(b"Transfer-Encoding: xchunked\r\n", KESHA)],
+    501: [
+        posted(b"Transfer-Encoding: xchunked\r\n", KESHA),
+        *(get(path).replace(b"GET", b"BREW") for path in (b"/api/users", b"/livez", b"/none")),
+    ],
 }
 
 

@@ -13,11 +13,16 @@ from tests.pairs import EMBEDDED, SCALE, new_world
 from tests.processes import ALL, World
 
 EXIT_CODES = {signal.SIGTERM: 0, signal.SIGKILL: -signal.SIGKILL}
-STRUCK = {EMBEDDED: ALL, SCALE: (*ALL, "database")}  # what can be struck on each pair
+# What is struck on each pair: on the embedded one, the simulation does it far more often.
+STRUCK = {EMBEDDED: ("broker", "shop"), SCALE: (*ALL, "database")}
 every_fault = pytest.mark.parametrize(
     ("running", "name", "number"),
     [
-        pytest.param(pair, name, number, id=f"{pair}-{name}-{number.name}")
+        pytest.param(
+            *(pair, name, number),
+            id=f"{pair}-{name}-{number.name}",
+            marks=[pytest.mark.chaos] * (number == signal.SIGTERM),
+        )
         for pair, names in STRUCK.items()
         for name in names
         for number in (*EXIT_CODES, signal.SIGSTOP)

@@ -1,9 +1,15 @@
 """Metrics of real processes: what an operator sees of a checkout, and of an outage."""
 
 import re
+import subprocess
+import time
 
+from runtime import VERSION
+from shop.app import Shop
+from shop.orders import UNPAID
 from tests.conftest import eventually
 from tests.processes import ALL, World
+from tests.programs import program
 
 
 def metrics(world: World, name: str) -> dict[str, float]:
@@ -21,22 +27,29 @@ def test_what_becomes_of_events_is_counted(world: World) -> None:
     eventually(lambda: world.is_paid(order) and world.is_drained())
 
     shop = metrics(world, "shop")
-    assert shop["broker_up"] == 1
-    assert shop["outbox_waiting_events"] == shop["outbox_oldest_age_seconds"] == 0
-    assert shop["events_published_total"] == shop["events_acked_total"] == 1
-    assert shop["events_resent_total"] == shop["events_dead"] == shop["events_malformed_total"] == 0
+    assert shop["parrot_broker_up"] == 1
+    assert shop["parrot_outbox_waiting_events"] == shop["parrot_outbox_oldest_age_seconds"] == 0
+    assert shop["parrot_events_published_total"] == shop["parrot_events_acked_total"] == 1
+    assert (
+        shop["parrot_events_resent_total"]
+        == shop["parrot_dead_events"]
+        == shop["parrot_events_malformed_total"]
+        == 0
+    )
     for stream in ("items", "payments"):
-        assert shop[f'events_applied_total{{stream="{stream}"}}'] == 1
-        assert shop[f'inbox_behind_events{{stream="{stream}"}}'] == 0
-        for name in ("events_duplicate_total", "events_gap_total"):
+        assert shop[f'parrot_events_applied_total{{stream="{stream}"}}'] == 1
+        assert shop[f'parrot_inbox_behind_events{{stream="{stream}"}}'] == 0
+        for name in ("parrot_events_duplicate_total", "parrot_events_gap_total"):
             assert f'{name}{{stream="{stream}"}}' in shop
     checkouts = '{method="POST",route="/api/checkout",status="201"}'
-    assert shop[f"http_request_duration_seconds_count{checkouts}"] == 1
-    assert metrics(world, "payment")['events_applied_total{stream="orders"}'] == 1
+    assert shop[f"parrot_http_request_duration_seconds_count{checkouts}"] == 1
+    assert metrics(world, "payment")['parrot_events_applied_total{stream="orders"}'] == 1
 
     broker = metrics(world, "broker")
-    assert {broker[f'journal_head{{stream="{s}"}}'] for s in ("items", "orders", "payments")} == {1}
-    assert broker["journal_stored_events_total"] == 3
+    assert {
+        broker[f'parrot_journal_head{{stream="{s}"}}'] for s in ("items", "orders", "payments")
+    } == {1}
+    assert broker["parrot_journal_stored_events_total"] == 3
     assert world.get("broker", "/readyz") == {
         "status": "ready",
         "database": "up",
@@ -49,23 +62,51 @@ def test_an_outage_of_the_broker_shows(world: World) -> None:
     world.start(*ALL)
     basket = world.stock()
     world.kill("broker")
-    eventually(lambda: metrics(world, "shop")["broker_up"] == 0)
+    eventually(lambda: metrics(world, "shop")["parrot_broker_up"] == 0)
     for _ in range(3):
         world.checkout(basket)
     waiting = metrics(world, "shop")
-    assert waiting["outbox_waiting_events"] == 3
-    assert 'inbox_behind_events{stream="items"}' not in waiting
+    assert waiting["parrot_outbox_waiting_events"] == 3
+    assert 'parrot_inbox_behind_events{stream="items"}' not in waiting
     eventually(
         lambda: (
-            metrics(world, "shop")["outbox_oldest_age_seconds"]
-            > waiting["outbox_oldest_age_seconds"]
+            metrics(world, "shop")["parrot_outbox_oldest_age_seconds"]
+            > waiting["parrot_outbox_oldest_age_seconds"]
             > 0
         )
     )
     world.start("broker")
     eventually(world.is_drained)
     later = metrics(world, "shop")
-    assert later["outbox_waiting_events"] == later["outbox_oldest_age_seconds"] == 0
+    assert later["parrot_outbox_waiting_events"] == later["parrot_outbox_oldest_age_seconds"] == 0
+
+
+def test_orders_that_wait_for_a_full_disk_show(world: World) -> None:
+    """How many, and for how long: while payment cannot write, and again nothing after it."""
+    behind, age = (
+        f'parrot_inbox_{each}{{stream="orders"}}'
+        for each in ("behind_events", "oldest_age_seconds")
+    )
+    world.start(*ALL)
+    basket = world.stock()
+    world.checkout(basket)
+    eventually(world.is_drained)
+    found = metrics(world, "payment")
+    assert (found[behind], found[age]) == (0, 0)
+    with world.full_disk("payment"):
+        orders = [world.checkout(basket) for _ in range(60)]
+        eventually(lambda: metrics(world, "payment")[behind] > 5)
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:  # it fails over and over
+            found = metrics(world, "payment")
+            assert found[behind] > 0
+            assert found[age] > 0
+            assert world.state("payment")["inbox_behind"]["orders"] > 0
+        assert found[age] > 2
+        eventually(lambda: metrics(world, "payment")["parrot_ready"] == 0)
+    eventually(lambda: all(map(world.is_paid, orders)) and world.is_drained())
+    found = metrics(world, "payment")
+    assert (found[behind], found[age]) == (0, 0)
 
 
 def test_a_journal_that_cannot_write_is_unready(world: World) -> None:
@@ -75,6 +116,45 @@ def test_a_journal_that_cannot_write_is_unready(world: World) -> None:
         for _ in range(20):
             world.checkout(basket)
         eventually(lambda: world.ask("broker", "GET", "/readyz").status == 503)
-        assert "Error" in world.get("broker", "/readyz")["problem"]
+        assert world.get("broker", "/readyz")["problem"]
+        assert metrics(world, "broker")["parrot_ready"] == 0
     eventually(lambda: world.ask("broker", "GET", "/readyz").status == 200)
     eventually(world.is_drained)
+
+
+def test_names_follow_the_conventions_of_prometheus(world: World) -> None:
+    """One prefix but for the standard ones of the process; Prometheus' own linter has no word."""
+    world.start(*ALL)
+    order = world.checkout(world.stock())
+    eventually(lambda: world.is_paid(order))
+    for name in ALL:
+        text = world.ask(name, "GET", "/metrics").body
+        families = re.findall(r"^# TYPE (\S+)", text.decode(), re.MULTILINE)
+        assert {family.partition("_")[0] for family in families} == {"parrot", "process"}
+        assert not [family for family in families if family.endswith("_created")]
+        found = metrics(world, name)
+        assert found[f'parrot_build_info{{version="{VERSION}"}}'] == found["parrot_ready"] == 1
+        lint = [program("promtool"), "check", "metrics"]
+        linted = subprocess.run(lint, input=text, capture_output=True, check=False)
+        assert (linted.returncode, linted.stderr) == (0, b""), linted.stderr
+
+
+def test_orders_that_nobody_pays_show_in_the_shop(world: World) -> None:
+    """How many, and for how long the oldest has waited, while payment is not even there."""
+    count, age = "parrot_orders_unpaid", "parrot_orders_unpaid_oldest_age_seconds"
+    world.start("broker", "inventory", "shop")
+    basket = world.stock()
+    assert (metrics(world, "shop")[count], metrics(world, "shop")[age]) == (0, 0)
+    orders = [world.checkout(basket) for _ in range(3)]
+    found = metrics(world, "shop")
+    assert found[count] == 3
+    eventually(lambda: metrics(world, "shop")[age] > found[age] > 0)
+    world.start("payment")
+    eventually(lambda: all(map(world.is_paid, orders)))
+    assert (metrics(world, "shop")[count], metrics(world, "shop")[age]) == (0, 0)
+
+
+def test_what_is_paid_costs_the_metrics_nothing(shop: Shop) -> None:
+    """They read an index of what is not paid, and nothing else."""
+    ((*_, plan),) = shop.database.run(f"EXPLAIN QUERY PLAN {UNPAID}").fetchall()
+    assert re.fullmatch(r"SEARCH order USING COVERING INDEX order_unpaid .*", plan)

@@ -1,12 +1,13 @@
 """A shop that has run on files moves to PostgreSQL and JetStream, with everything that it knows."""
 
+import re
 import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from runtime.settings import Settings
+from runtime.process.settings import Settings
 from tests.conftest import eventually, free_port
 from tests.load import Load
 from tests.pairs import SCALE, Ground, ground
@@ -19,13 +20,14 @@ PLACES = "SELECT epoch, sequence FROM head"
 CURSORS = "SELECT stream, epoch, sequence FROM cursor ORDER BY stream"
 MANY = """WITH RECURSIVE number (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM number LIMIT 1200)
           INSERT INTO "user" (name) SELECT 'Ünal ' || i FROM number"""
+TOTALS = "SELECT user_id, count, sum FROM total ORDER BY user_id"
 UNSEEN = "SELECT count(*) FROM payment WHERE NOT announced"
 USERS = 'SELECT id, name FROM "user" ORDER BY id'
 # Runs the command, and kills itself where it gets to this function.
 CRASH = """if True:
     import os, runpy, signal, sys
-    import runtime.postgresql.migrate_to as moving
-    from runtime.database import SqliteFile
+    import runtime.storage.migrate_to as moving
+    from runtime.storage.database import SqliteFile
 
     def die(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -33,6 +35,12 @@ CRASH = """if True:
     {} = die
     sys.argv = ["shop", "migrate-to", {!r}]
     runpy.run_module("shop", run_name="__main__")"""
+
+
+RUN = """
+import runpy, sys
+sys.argv = ["shop", "migrate-to", {!r}]
+runpy.run_module("shop", run_name="__main__")"""
 
 
 @pytest.fixture
@@ -73,7 +81,7 @@ def test_a_shop_moves(world: World, target: Ground) -> None:
     load.act()
     basket = world.stock()
     for _ in range(2):
-        generous = {"user_id": 2**63 - 1, "price": 10**12}
+        generous = {"user_id": 2**53 - 1, "price": 10**12}
         assert world.post("payment", "/api/payment", generous).status == 201
     eventually(world.is_drained)
     eventually(lambda: world.rows("payment", UNSEEN) == [(0,)])
@@ -86,6 +94,7 @@ def test_a_shop_moves(world: World, target: Ground) -> None:
     new = {"item": {"name": "Honey", "price": 5}}
     honey = world.post("inventory", "/api/item", new, Idempotency_Key="honey")
     users = world.get("shop", "/api/users")
+    totals = world.rows("payment", TOTALS)
     assert world.kill("inventory", "shop", number=signal.SIGTERM) == [0, 0]
     facts = {
         (name, query): world.rows(name, query)
@@ -96,6 +105,8 @@ def test_a_shop_moves(world: World, target: Ground) -> None:
     move_all(world, target)
     for (name, query), rows in facts.items():
         assert world.rows(name, query) == rows
+    assert world.rows("payment", TOTALS) == totals
+    assert totals[0][0] == 0
     world.start(*ALL)
     eventually(lambda: world.is_paid(unpaid) and world.is_paid(untold) and world.is_drained())
     for name, path in LISTS.items():
@@ -183,6 +194,33 @@ def test_a_move_that_crashed_is_repeated(world: World, target: Ground, where: st
     assert world.rows("shop", USERS) == users
     world.start("shop")
     assert world.post("shop", "/api/user", {"name": "Rio"}).json()["id"] == len(users) + 1
+
+
+def test_a_move_tells_how_far_it_is(world: World, target: Ground) -> None:
+    fill(world)
+    url = str(target.settings.shop_database_url)
+    often = f"import runtime.process.progress as p\np.LINE_INTERVAL_S = 0\n{RUN.format(url)}"
+    ended = world.finish("-c", often)
+    assert ended.returncode == 0
+    first, *_, copied, _moved = ended.stdout.splitlines()
+    assert re.fullmatch(r"0:\d\d  1,000 of 1,2\d\d rows copied", first)
+    assert re.fullmatch(r"1,2\d\d rows are copied, and will be compared", copied)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_move_that_was_ended_leaves_nothing(
+    world: World, target: Ground, number: signal.Signals
+) -> None:
+    """Amid the copy: one line, and the service starts on its file as before."""
+    fill(world)
+    url = str(target.settings.shop_database_url)
+    crash = CRASH.format("moving.Progress.show", url).replace("SIGKILL", number.name)
+    ended = world.finish("-c", crash)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"shop: ended by {number.name}\n"
+    assert World(*target).rows("shop", USERS) == []
+    world.start("shop")
+    assert len(world.rows("shop", USERS)) == 1200
 
 
 def test_a_file_that_has_changed_since_the_crash_is_not_moved(world: World, target: Ground) -> None:

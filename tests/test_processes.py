@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.database import SqliteFile
+from runtime import ROOT
+from runtime.storage.database import SqliteFile
 from tests.conftest import eventually, free_port
 from tests.processes import ALL, SERVICES, World, unread_pipe
 
@@ -227,22 +230,21 @@ def test_what_is_not_http(inventory_process: World) -> None:
         b"NONSENSE\r\n\r\n",
         b"GET / HTTP/1.1 and more\r\n\r\n",
         b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
-        b"GET / HTTP/1.1\r\nContent-Length: many\r\n\r\n",
-        b"GET /\xff%ff HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: here\r\nContent-Length: many\r\n\r\n",
+        b"GET /\xff%ff HTTP/1.1\r\nHost: here\r\nContent-Length: -1\r\n\r\n",
         b"GET http://[ HTTP/1.1\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
     ):
         assert send(inventory_process, request) == 400, request
-    compressed = b"POST /api/item HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n"
+    compressed = b"POST /api/item HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: gzip\r\n\r\n"
     assert send(inventory_process, compressed) == 501
     long = b"GET / HTTP/1.1\r\nX-Long: " + b"x" * MIB
-    with suppress(ConnectionError):  # it need not read to the end
-        assert send(inventory_process, long) == 431
+    assert send(inventory_process, long) == 431
 
 
 def test_bodies_that_are_too_large(inventory_process: World) -> None:
     """More than 1 MiB is 413, however it is sent; what is far too much is not even read."""
-    head = b"POST /api/item HTTP/1.1\r\nContent-Type: application/json\r\n"
+    head = b"POST /api/item HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
     sized = head + b"Content-Length: %d\r\n\r\n"
     chunk = b"%x\r\n%b\r\n" % (MIB + 1, b" " * (MIB + 1))
     for request in (
@@ -254,17 +256,46 @@ def test_bodies_that_are_too_large(inventory_process: World) -> None:
     assert inventory_process.get("inventory", "/api/items") == []
 
 
-def test_an_app_under_another_server(world: World) -> None:
-    """Any WSGI server can serve the app while --exchange-only exchanges its events."""
+OPERATIONS = ROOT / "docs" / "operations.md"
+SERVED_BY = {
+    "waitress": "waitress --listen=127.0.0.1:8002 shop.app:app",
+    "gunicorn": "gunicorn --threads 16 --bind 127.0.0.1:8002 shop.app:app",
+}
+
+
+@pytest.mark.parametrize("server", ["waitress", "gunicorn"])
+def test_an_app_under_other_servers(world: World, server: str) -> None:
+    """Any WSGI server can serve the app while --exchange-only exchanges its events.
+
+    What only the exchange can know is told there, and left out by the other.
+    """
+    pytest.importorskip(server, reason="requirements-dev.txt has it")
     world.start("broker", "inventory", "payment")
-    port = world.settings.shop_port
-    code = f"import waitress, shop.app as s; waitress.serve(s.app, host='127.0.0.1', port={port})"
-    world.run("-c", code, name="served")
+    assert server == "waitress" or f"`{SERVED_BY[server]}`" in OPERATIONS.read_text()
+    command = SERVED_BY[server].replace("127.0.0.1:8002", f"127.0.0.1:{world.settings.shop_port}")
+    served = world.run("-m", *command.split(), name="served")
     world.run("-m", "shop", "--exchange-only", name="exchange")
     world.wait_until_up("shop")
+    world.wait_until_up("shop_exchange")
     order = world.checkout(world.stock())
     eventually(lambda: world.is_paid(order))
-    assert world.ask("shop", "GET", "/readyz").status == 200
+
+    families = {
+        name: set(
+            re.findall(r"^# TYPE (\S+)", world.ask(name, "GET", "/metrics").body.decode(), re.M)
+        )
+        for name in ("shop", "shop_exchange")
+    }
+    exchanged = families["shop_exchange"] - families["shop"]
+    assert {"parrot_broker_up", "parrot_inbox_behind_events"} < exchanged
+    assert not [name for name in exchanged if not re.match("parrot_(broker|events|inbox)_", name)]
+    assert families["shop"] == families["shop_exchange"] - exchanged
+    assert {"parrot_orders_unpaid", "parrot_ready", "parrot_dead_events"} < families["shop"]
+    states = [world.state(name) for name in ("shop", "shop_exchange")]
+    assert [state["broker"] for state in states] == ["unknown", "up"]
+    assert world.ask("shop_exchange", "GET", "/api/items").status == 404
+    served.send_signal(signal.SIGTERM)
+    served.wait(15)
     assert "shop.db" in cannot_start(world, "shop", 1, **other_ports())
 
 
@@ -313,3 +344,19 @@ def test_a_standard_stream_that_was_never_open(world: World, descriptor: int) ->
         os.close({descriptor})
         os.execv(sys.executable, [sys.executable, "-m", "payment"])"""
     pay_and_stop(world, world.run("-c", start, name="payment"))
+
+
+def test_what_is_kept_is_for_its_owner_alone(world: World, tmp_path: Path) -> None:
+    """Databases, keys and backups of them, under a umask that would let everybody read them."""
+    world.settings.data_dir.rmdir()
+    before = os.umask(0)
+    try:
+        world.start(*ALL)
+        world.checkout(world.stock())
+        assert world.finish("-m", "runtime.backup", str(tmp_path / "copy")).returncode == 0
+    finally:
+        os.umask(before)
+    for folder in (world.settings.data_dir, tmp_path / "copy"):
+        paths = [folder, *folder.rglob("*")]
+        assert len(paths) > len(ALL) * 2
+        assert {path.name for path in paths if path.stat().st_mode & 0o077} == set()

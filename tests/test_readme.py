@@ -1,4 +1,4 @@
-"""The README's commands do what it says, as they are printed there."""
+"""The commands of the README and its first pages do what they say, as they are printed there."""
 
 import json
 import os
@@ -10,17 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from runtime.settings import Settings
+from runtime.process.settings import Settings
 from tests.conftest import eventually, free_port
 from tests.pairs import SCALE, administer, ground
 from tests.processes import ALL, ROOT, SERVICES, World
 
 README = (ROOT / "README.md").read_text()
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = README + "".join(
+    (ROOT / "docs" / f"{name}.md").read_text() for name in ("services", "settings", "scaling")
+)
 
 
 def block(language: str, containing: str) -> str:
     """The one block of code in which this stands."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(rf"```{language}\n(.*?)```", PAGES, re.DOTALL)
     (found,) = (each for each in blocks if containing in each)
     return str(found)
 
@@ -69,10 +73,8 @@ def test_buying_and_following_what_was_bought(world: World, tmp_path: Path) -> N
     ]
 
 
-def test_the_service_that_one_writes_oneself(world: World, tmp_path: Path) -> None:
+def test_the_service_that_one_writes_oneself(world: World) -> None:
     """It counts what was paid before it was there, is killed, and misses and doubles nothing."""
-    program = tmp_path / "loyalty.py"
-    program.write_text(block("python", "loyalty"))
     world.start(*ALL)
     basket = world.stock()
     for _ in range(3):
@@ -84,7 +86,7 @@ def test_the_service_that_one_writes_oneself(world: World, tmp_path: Path) -> No
         return found
 
     def start() -> "subprocess.Popen[bytes]":
-        return world.run(str(program), name="loyalty", PYTHONPATH=str(ROOT))
+        return world.run("-m", "examples.loyalty", name="loyalty")
 
     process = start()
     eventually((world.settings.data_dir / "loyalty.db").exists)
@@ -99,17 +101,40 @@ def test_the_service_that_one_writes_oneself(world: World, tmp_path: Path) -> No
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 0
 
-    shown = block("sh", "python loyalty.py").splitlines()[1]
+    for arguments, told in (
+        (["--help"], "usage: python -m examples.loyalty "),
+        (["place"], "payments  "),
+        (["migrate-to", "postgresql://x@localhost/y"], "there is no setting LOYALTY_DATABASE_URL"),
+    ):
+        ended = world.finish("-m", "examples.loyalty", *arguments)
+        assert told in ended.stdout + ended.stderr
+
+    command, shown = block("sh", "examples.loyalty").splitlines()
+    assert command.startswith("python -m examples.loyalty ")
     assert "16000" in shell(world, shown, world.settings.data_dir.parent)
 
 
+def anchor(heading: str) -> str:
+    """The fragment that leads to a heading, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", ["README.md", *(f"docs/{p.name}" for p in DOCS)])
+def test_every_link_leads_somewhere(path: str) -> None:
+    page = ROOT / path
+    links = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", page.read_text())
+    for name, fragment in links:
+        target = page.parent / name if name else page
+        assert target.exists(), name
+        if fragment:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+            assert fragment in map(anchor, headings), f"{name}#{fragment}"
+
+
 def test_the_readme_names_what_there_is() -> None:
-    """Every file that it links to, and every command and option that it shows."""
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    """Every command and option that it shows."""
     modules = set(re.findall(r"python -m (\w+)", README))
-    assert modules <= {*ALL, "messaging", "runtime", "bench"}
+    assert modules <= {*ALL, "messaging", "runtime", "bench", "examples"}
     assert not any("pip install" in line and "==" in line for line in README.splitlines())
 
 
@@ -141,7 +166,7 @@ def test_scale_as_the_readme_says(
         try:
             shell(world, printed("createdb"))
             told = shell(world, printed("migrate-to"))
-            assert [line.split()[0] for line in told.splitlines()] == list(SERVICES)
+            assert re.findall(r"^(\w+) has moved", told, re.M) == list(SERVICES)
             names = dict(re.findall(r"export (\w+)=(\S+)", printed("BROKER_URL")))
             assert printed("BROKER_URL").splitlines()[-1] == "python run_all.py"
             world.run("run_all.py", **names)

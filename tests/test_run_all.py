@@ -1,10 +1,13 @@
 """Everything started by one command, and ended by one signal, whatever happens in between."""
 
+import json
 import os
 import pty
 import re
 import signal
+import socket
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -12,7 +15,7 @@ import pytest
 
 from tests.conftest import eventually
 from tests.pairs import on_servers
-from tests.processes import ALL, ROOT, SERVICES, World
+from tests.processes import ALL, ROOT, SERVICES, World, trap
 from tests.test_processes import cannot_start
 
 RUN_ALL = str(ROOT / "run_all.py")
@@ -36,7 +39,16 @@ def stop(
     assert not [name for name, child in children.items() if child.is_running()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+OTHERS = [signal.SIGQUIT, signal.SIGUSR1, signal.SIGALRM, signal.SIGABRT]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+        *(pytest.param(number, marks=pytest.mark.chaos) for number in OTHERS),
+    ],
+)
 def test_it_starts_and_stops_everything(world: World, number: signal.Signals) -> None:
     """It says where the services are, shows whose line is whose, and ends the broker last."""
     process = start_all(world)
@@ -70,6 +82,17 @@ def test_a_killed_child_stops_nobody(world: World) -> None:
     eventually(lambda: world.is_paid(order))
     stop(world, process)
     assert world.alive("payment")
+
+
+@pytest.mark.parametrize("name", ["broker", "payment"])
+def test_together_until_one_ends(world: World, name: str) -> None:
+    """With --abort-on-exit the end of one is the end of all: exit code 1, and who it was."""
+    process = start_all(world, "--abort-on-exit")
+    children = world.children(process)
+    children[name].kill()
+    assert process.wait(STOP_TIMEOUT_S) == 1
+    assert f"{name} was killed by signal 9" in world.output("run_all", "stderr")
+    assert not [each for each, child in children.items() if child.is_running()]
 
 
 def test_children_left_behind_go_on_and_are_named(world: World) -> None:
@@ -112,6 +135,78 @@ def test_a_part_of_everything(
     assert set(world.children(process)) == names
     assert {path.stem for path in (tmp_path / "here").glob("*.db")} == names
     stop(world, process)
+
+
+@pytest.mark.chaos
+def test_whatever_is_in_the_current_folder(world: World, tmp_path: Path) -> None:
+    """It runs this project's modules, and so does the demo."""
+    folder = trap(tmp_path / "trap")
+    stop(world, start_all(world, cwd=folder))
+    process = world.run(RUN_ALL, "--demo", "--exit", name="demo", cwd=folder)
+    assert process.wait(50) == 0, world.output("demo", "stderr")
+    assert not world.output("demo", "stderr")
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_on_ipv6_every_address_is_one_that_a_browser_takes(world: World, host: str) -> None:
+    process = start_all(world, HOST=host)
+    for name in SERVICES:
+        url = f"http://[::1]:{world.settings.http_port(name)[0]}"
+        assert re.search(rf"^{name} +{re.escape(url)}$", world.output("run_all"), re.MULTILINE)
+        line = f"serving {' ' * 22} service={name} url={url}\n"
+        eventually(lambda line=line: line in world.output("run_all", "stderr"))
+        assert urllib.request.urlopen(f"{url}/livez", timeout=5).status == 200
+    assert "/::1" not in world.output("run_all", "stderr")
+    ended = world.finish("-m", "shop", HOST=host, DATA_DIR=str(world.settings.data_dir / "other"))
+    port = world.settings.shop_port
+    assert ended.stderr.startswith(f"shop: cannot listen on [::1]:{port}: Address already in use")
+    ended = world.finish(RUN_ALL, HOST=host)
+    held = f"port {port} (SHOP_PORT) is held by process {world.children(process)['shop'].pid} "
+    assert held in ended.stderr
+    stop(world, process)
+
+
+def test_where_lines_are_json_each_is_an_object(world: World) -> None:
+    """Its own lines, those of its children, and whatever those say when they cannot start."""
+    process = start_all(world, LOG_FORMAT="json")
+    order = world.checkout(world.stock())
+    eventually(lambda: world.is_paid(order))
+    line = f"payment   | Payment 1 of 4000 by user 1 for order {order} succeeded\n"
+    eventually(lambda: line in world.output("run_all"))
+    ended = world.finish(RUN_ALL, LOG_FORMAT="json")
+    assert "SHOP_PORT" in ended.stderr
+    assert (ended.returncode, ended.stdout) == (1, "")
+    stop(world, process)
+    (world.settings.data_dir / "shop.db").write_text("no database, " * 100)
+    alone = world.finish(RUN_ALL, "--only", "shop", LOG_FORMAT="json")
+    assert alone.returncode == 1
+    written = [world.output("run_all", "stderr"), ended.stderr, alone.stderr]
+    said = [json.loads(each) for text in written for each in text.splitlines()]
+    assert all(isinstance(each, dict) and each["event"] for each in said)
+    assert {each["service"] for each in said} == {*ALL, "run_all"}
+    assert said[-1]["event"] == "nothing is running any more"
+
+
+def test_a_child_that_cannot_be_started_ends_the_others(world: World, tmp_path: Path) -> None:
+    """However it ends, nothing of it stays behind."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import subprocess, sys\n"
+        "started = []\n"
+        "class Popen(subprocess.Popen):\n"
+        "    def __init__(self, command, **options):\n"
+        "        if command[-1] == 'shop':\n"
+        "            raise BlockingIOError('Resource temporarily unavailable')\n"
+        "        super().__init__(command, **options)\n"
+        "        print('started', self.pid, flush=True)\n"
+        "subprocess.Popen = Popen\n"
+    )
+    ended = world.finish(RUN_ALL, PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 1
+    assert "temporarily unavailable" in ended.stderr
+    pids = [int(pid) for pid in re.findall(r"^started (\d+)$", ended.stdout, re.MULTILINE)]
+    assert len(pids) == 2
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 NATS = {"BROKER_URL": "nats://127.0.0.1:4222"}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from runtime.output import say
+from runtime.process.output import say
 
 IN_FLIGHT = 256
 BODY_BYTES = 500  # about what an order's event has

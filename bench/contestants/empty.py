@@ -5,7 +5,7 @@ import os
 import falcon
 import waitress
 
-from runtime.server import THREADS
+from bench.load import CONNECTIONS
 
 
 class Empty:
@@ -23,10 +23,10 @@ class Empty:
 
 
 def main() -> None:
-    """Serve with as many threads as the shop has."""
+    """Serve with a thread for each connection."""
     app = falcon.App()
     app.add_route("/", Empty())
-    waitress.serve(app, host="127.0.0.1", port=int(os.environ["PORT"]), threads=THREADS)
+    waitress.serve(app, host="127.0.0.1", port=int(os.environ["PORT"]), threads=CONNECTIONS)
 
 
 if __name__ == "__main__":

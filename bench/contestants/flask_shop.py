@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from bench.contestants.sqlalchemy_shop import NewOrder, Refused, checkout, engine_of_environment
-from runtime.server import THREADS
+from bench.load import CONNECTIONS
 
 app = Flask(__name__)
 engine = engine_of_environment()
@@ -38,4 +38,4 @@ def refused(error: Refused) -> tuple[dict[str, Any], int]:
 
 
 if __name__ == "__main__":
-    waitress.serve(app, host="127.0.0.1", port=int(os.environ["PORT"]), threads=THREADS)
+    waitress.serve(app, host="127.0.0.1", port=int(os.environ["PORT"]), threads=CONNECTIONS)

@@ -16,14 +16,14 @@ from bench.contestants.client import (
     tell_moment,
     tell_ready,
 )
-from messaging.event import Event
+from messaging.event import Event, Fact
 from messaging.exchange import Exchange, transport
 from messaging.inbox import Handlers
 from messaging.outbox import Outbox
-from runtime.clock import timestamp
-from runtime.database import SqliteFile
-from runtime.logs import configure_logs
-from runtime.settings import load_settings
+from runtime.process.clock import timestamp
+from runtime.process.logs import configure_logs
+from runtime.process.settings import load_settings
+from runtime.storage.database import SqliteFile
 
 BATCH = IN_FLIGHT // 2  # in one transaction, so that one half is made while the other is under way
 ENVELOPE_BYTES = 300  # of an event's document, around its data
@@ -42,9 +42,11 @@ def publish(job: Job) -> None:
         while exchange.status()["outbox_waiting"] > IN_FLIGHT - BATCH:
             time.sleep(PAUSE_S)
         with database.write():
-            for number in range(first, min(first + BATCH, job.number)):
-                data = {"number": str(number), "pad": pad}
-                outbox.emit("bench.happened", number, timestamp(), data)
+            facts = [
+                Fact(number, timestamp(), {"number": str(number), "pad": pad})
+                for number in range(first, min(first + BATCH, job.number))
+            ]
+            outbox.emit("bench.happened", facts)
     while exchange.status()["outbox_waiting"]:
         time.sleep(PAUSE_S)
     exchange.stop()
@@ -55,8 +57,9 @@ def consume(job: Job) -> None:
     database = _database(job, "reader")
     tally, complete = Tally(job), threading.Event()
 
-    def happened(event: Event) -> None:
-        tally.add(event.data["number"].encode())
+    def happened(events: list[Event]) -> None:
+        for event in events:
+            tally.add(event.data["number"].encode())
 
     def committed() -> None:
         if tally.complete:

@@ -5,7 +5,7 @@ from bench.findings import Finding, Goal
 from bench.load import Request, ask, drive
 from bench.processes import Failed, Processes
 from bench.system import System
-from bench.turns import Contestant, Effort, take_turns
+from bench.turns import READS, Contestant, Effort, take_turns
 
 
 def listed(processes: Processes, effort: Effort) -> list[Finding]:
@@ -50,7 +50,7 @@ def _compared(
         return drive(asked, effort.seconds).rate
 
     contestants = [
-        Contestant("shop", lambda: answered(request, status), "only reads"),
+        Contestant("shop", lambda: answered(request, status), READS),
         Contestant("falcon + waitress, empty GET", lambda: answered(empty, 200)),
     ]
     ours, other = take_turns(name, contestants, effort)

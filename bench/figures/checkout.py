@@ -2,10 +2,12 @@
 
 from functools import partial
 
+import psutil
+
 from bench.filling import fill_shop
 from bench.findings import Finding, Goal
-from bench.load import JSON, Request, drive
-from bench.processes import Processes
+from bench.load import CONNECTIONS, JSON, Request, drive
+from bench.processes import Process, Processes
 from bench.sales import BODY, Till
 from bench.system import NAMES, System
 from bench.turns import FLUSHED, Contestant, Effort, gather, need, take_turns
@@ -50,6 +52,75 @@ def with_everything(processes: Processes, effort: Effort) -> list[Finding]:
             others=[empty],
         )
     ]
+
+
+def cost(processes: Processes, effort: Effort) -> list[Finding]:
+    """The CPU of one order in all processes, from its request to the payment the shop has heard of.
+
+    And of an empty POST.
+    """
+    system = _system(processes)
+    till = _open(system, *NAMES)
+    url, empty = processes.serve("empty")
+
+    def of_an_order() -> float:
+        before = sum(map(_cpu_s, system.running.values()))
+        answered = till.load(effort.seconds, CONNECTIONS).answered
+        system.drain()
+        return (sum(map(_cpu_s, system.running.values())) - before) / answered * 1e6
+
+    def of_a_post() -> float:
+        before = _cpu_s(empty)
+        answered = drive(Request("POST", url, BODY, JSON), effort.seconds).answered
+        return (_cpu_s(empty) - before) / answered * 1e6
+
+    contestants = [
+        Contestant("an order, all processes", of_an_order, FLUSHED),
+        Contestant("falcon + waitress, empty POST", of_a_post),
+    ]
+    ours, other = take_turns("cost", contestants, effort)
+    return [
+        Finding(
+            name="cost",
+            about="the CPU of an order, from HTTP to paid, in all processes",
+            unit="µs",
+            ours=ours,
+            others=[other],
+            goal=Goal(kind="at most", limit=3),
+        )
+    ]
+
+
+def tails(processes: Processes, effort: Effort) -> list[Finding]:
+    """The 99th percentile of checkouts with everything running, by few and many connections."""
+    system = _system(processes)
+    till = _open(system, *NAMES)
+    url, _ = processes.serve("empty")
+    findings = []
+    for connections in (4, 64, 256):
+
+        def ours_ms(connections: int = connections) -> float:
+            p99_ms = till.load(effort.seconds, connections).p99_ms
+            system.drain()
+            return p99_ms
+
+        def other_ms(connections: int = connections) -> float:
+            return drive(Request("POST", url, BODY, JSON), effort.seconds, connections).p99_ms
+
+        contestants = [
+            Contestant("shop and all others", ours_ms, FLUSHED),
+            Contestant("falcon + waitress, empty POST", other_ms),
+        ]
+        name = f"tail {connections}"
+        ours, other = take_turns(name, contestants, effort)
+        about = f"the p99 of a checkout, everything running, {connections} connections"
+        findings.append(Finding(name=name, about=about, unit="ms", ours=ours, others=[other]))
+    return findings
+
+
+def _cpu_s(process: Process) -> float:
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def among_frameworks(processes: Processes, effort: Effort) -> list[Finding]:

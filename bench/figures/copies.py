@@ -16,8 +16,8 @@ from bench.processes import HOST, Failed, LeftOut, Processes, free_ports, wait_u
 from bench.sales import checkout
 from bench.system import System
 from bench.turns import FLUSHED, Contestant, Effort, take_turns
-from runtime.database import Database, SqliteFile, server
-from runtime.postgresql.migrate_to import copy
+from runtime.storage.database import Database, SqliteFile, server
+from runtime.storage.migrate_to import copy
 from scenarios.servers import NatsServer, PostgresServer, missing
 
 ITEMS = 100

@@ -32,7 +32,7 @@ def of_processes(processes: Processes, effort: Effort) -> list[Finding]:
         system = System(processes, processes.folder / f"data-{next(turn)}")
         begun = time.monotonic()
         system.spawn(*NAMES)
-        wait_until(lambda: _are_connected(system), "all are ready")
+        wait_until(system.is_connected, "all are ready")
         elapsed_s = time.monotonic() - begun
         for name in NAMES:
             _ask_often(Request("GET", system.url(name, ASKED_FOR[name])))
@@ -74,14 +74,6 @@ def of_processes(processes: Processes, effort: Effort) -> list[Finding]:
             goal=Goal(kind="at most", limit=1),
         ),
     ]
-
-
-def _are_connected(system: System) -> bool:
-    """Whether all can do their work, and the services have reached the broker."""
-    for process in system.running.values():
-        process.check()
-    states = (system.state(name) for name in NAMES)
-    return all(state and state.get("broker", "up") == "up" for state in states)
 
 
 def _ask_often(request: Request) -> None:

@@ -18,7 +18,7 @@ from bench.processes import Failed, Processes
 from bench.sales import Till
 from bench.system import NAMES, System, row
 from bench.turns import FLUSHED, Contestant, Effort, take_turns
-from runtime.clock import timestamp
+from runtime.process.clock import timestamp
 
 ITEMS = 100
 BATCH = 256  # as many as a reader applies in one transaction
@@ -79,7 +79,7 @@ class _Waiting:
         self._number = number
         self._template = processes.folder / "waiting"
         shop = fill_shop(self._template / "shop.db", ITEMS, number, paid=False)
-        fill_journal(self._template / "broker.db", shop)
+        fill_journal(self._template / "broker.db", orders=shop)
         self._folders = (processes.folder / f"turn-{turn}" for turn in count(1))
 
     def catch_up(self) -> float:

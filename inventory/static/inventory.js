@@ -2,10 +2,12 @@
 
 import {
   explain,
+  finder,
   make,
   money,
   newKey,
   note,
+  number,
   onSubmit,
   parseMoney,
   post,
@@ -15,24 +17,23 @@ import {
   watch,
 } from "/shared/page.js";
 
-const PAGE = 100; // rows at a time
+const PAGE = 60; // rows at a time
 
 const find = (id) => document.getElementById(id);
 let items = [];
 let shown = PAGE;
 
 function showItems() {
-  const words = find("search").value.toLowerCase().split(/\s+/);
+  const isFound = finder(find("search").value);
   const status = find("status").value;
   const found = items.filter(
     ({ name, active }) =>
-      words.every((word) => name.toLowerCase().includes(word)) &&
-      (status === "" || String(active) === status),
+      (status === "" || String(active) === status) && isFound(name),
   );
   showRows(find("items"), found.slice(0, shown), row);
   find("more").hidden = found.length <= shown;
   find("found").textContent = items.length
-    ? `${found.length} of ${items.length}`
+    ? `${number(found.length)} of ${number(items.length)}`
     : "There is nothing here yet: add the first item.";
 }
 
@@ -43,12 +44,16 @@ function row(item) {
     {
       type: "button",
       className: "small",
-      ariaLabel: active ? `Take ${name} out of sale` : `Put ${name} back in sale`,
+      ariaLabel: active ? `Stop selling ${name}` : `Sell again: ${name}`,
     },
-    active ? "Take out" : "Put back",
+    active ? "Stop selling" : "Sell again",
   );
-  change.addEventListener("click", () => toggle(id, change));
-  return make("tr", { className: "arrived" }, [
+  // One key for each change of what is shown: a click after a lost answer does not undo it.
+  let key = newKey();
+  change.addEventListener("click", async () => {
+    if (await toggle(id, key, change)) key = newKey();
+  });
+  return make("tr", {}, [
     make("td", { className: "number" }, id),
     make("td", { data: { label: "Name" } }, name),
     make("td", { className: "end money", data: { label: "Price" } }, money(price)),
@@ -61,16 +66,18 @@ function row(item) {
   ]);
 }
 
-// A toggle is no POST and has no key: until the answer is there, the button takes no second click.
-async function toggle(id, change) {
-  if (change.ariaBusy) return;
+// Tells whether it is done. Until the answer is there, the button takes no second click.
+async function toggle(id, key, change) {
+  if (change.ariaBusy) return false;
   change.ariaBusy = "true";
   try {
-    await put(`/api/items/${id}/toggle_status`);
+    await put(`/api/items/${id}/toggle_status`, key);
     note(find("toggle-note"), "");
     await look();
+    return true;
   } catch (error) {
     note(find("toggle-note"), explain(error), true);
+    return false;
   } finally {
     change.ariaBusy = null;
   }

@@ -1,12 +1,16 @@
 // The ledger: payments as they come in, their sums, and a form for a direct one.
 
 import {
-  get,
+  explain,
+  getPage,
   make,
   money,
   newKey,
+  note,
+  number,
   onSubmit,
   parseMoney,
+  parseNumber,
   post,
   showRows,
   start,
@@ -14,71 +18,73 @@ import {
   watch,
 } from "/shared/page.js";
 
-const PAGE = 100; // rows at a time
-const NEWEST = 50; // looked at each time
-const BATCH = 1000; // the most that the service lists at once
-const TOP_USERS = 100;
+const PAGE = 50; // rows at a time
+const PAYERS = 25;
 
 const find = (id) => document.getElementById(id);
-const payments = new Map(); // by id, each read once: a payment does not change
-const users = new Map(); // by id: how many payments, and their sum
-let total = 0;
-let shown = PAGE;
+let payments = []; // those that are shown, newest first: the newest page, and those that were asked for
+let isEnd = true; // of all that there are
 
-// Takes the newest payments, and those before them until it meets one that is here.
-async function take(newest) {
-  if (newest.some(({ id, paid_at }) => (payments.get(id)?.paid_at ?? paid_at) !== paid_at)) {
-    location.reload(); // another database, in which these are other payments
-    return;
+// --- whose payments are shown: a user's, or everybody's
+
+const chosen = () => find("user").value.trim();
+const isNumber = (text) => /^[1-9]\d*$/.test(text) && Number.isSafeInteger(Number(text));
+const path = (list, query) => {
+  if (!chosen()) return `${list}?${query}`;
+  return isNumber(chosen()) ? `${list}?user_id=${chosen()}&${query}` : null;
+};
+const pagePath = () => path("/api/payments", `limit=${PAGE}`);
+
+function choose() {
+  payments = [];
+  isEnd = true;
+  const isWrong = chosen() && !isNumber(chosen());
+  note(find("no-user"), isWrong ? "A user's number has digits only." : "", true);
+  find("sum").textContent = "";
+  showPayments();
+  lookAtPayments(true);
+  lookAtSum(true);
+}
+
+find("user").addEventListener("input", choose);
+
+// --- the rows
+
+// Takes the newest page. A payment does not change, so those behind it stay, if it meets them: it
+// does not after very many at once, or in another database.
+function take(newest, answer) {
+  const known = new Set(payments.map((payment) => JSON.stringify(payment)));
+  const meets = newest.some((payment) => known.has(JSON.stringify(payment)));
+  const last = newest.at(-1)?.id ?? 0;
+  if (!meets) isEnd = !answer.headers.get("Link");
+  payments = meets ? [...newest, ...payments.filter(({ id }) => id < last)] : newest;
+  showPayments();
+}
+
+function showPayments() {
+  showRows(find("payments"), payments, row);
+  find("more").hidden = isEnd;
+}
+
+find("more").addEventListener("click", async () => {
+  const wanted = pagePath();
+  try {
+    const last = payments.at(-1).id;
+    const [older, isLast] = await getPage(`${wanted}&after=${last}`);
+    if (pagePath() !== wanted || payments.at(-1)?.id !== last) return; // it has changed meanwhile
+    payments = [...payments, ...older];
+    isEnd = isLast;
+    showPayments();
+  } catch (error) {
+    note(find("no-user"), explain(error), true);
   }
-  let batch = newest;
-  const fresh = [];
-  for (;;) {
-    const unknown = batch.filter(({ id }) => !payments.has(id));
-    fresh.push(...unknown);
-    if (unknown.length < batch.length || batch.length === 0) break;
-    batch = await get(`/api/payments?limit=${BATCH}&after=${batch.at(-1).id}`);
-  }
-  for (const payment of fresh) if (!payments.has(payment.id)) add(payment); // it may run twice
-  showAll();
-}
-
-function add(payment) {
-  payments.set(payment.id, payment);
-  total += payment.price;
-  const { count, sum } = users.get(payment.user_id) ?? { count: 0, sum: 0 };
-  users.set(payment.user_id, { id: payment.user_id, count: count + 1, sum: sum + payment.price });
-}
-
-function showAll() {
-  const chosen = Number(find("user").value);
-  const all = [...payments.values()].filter(({ user_id }) => !chosen || user_id === chosen);
-  const newestFirst = all.sort((one, other) => other.id - one.id);
-  showRows(find("payments"), newestFirst.slice(0, shown), row);
-  find("more").hidden = all.length <= shown;
-  const sum = chosen ? (users.get(chosen)?.sum ?? 0) : total;
-  const s = all.length === 1 ? "" : "s";
-  find("sum").textContent = all.length
-    ? `${all.length.toLocaleString("en")} payment${s}, ${money(sum)} in all`
-    : "Nothing was paid yet: buy something in the shop, or pay directly.";
-
-  const bySum = [...users.values()].sort((one, other) => other.sum - one.sum || one.id - other.id);
-  showRows(find("users"), bySum.slice(0, TOP_USERS), userRow);
-  find("users-table").hidden = bySum.length === 0;
-  find("no-users").hidden = bySum.length > 0;
-  const byId = bySum.slice(0, TOP_USERS).sort((one, other) => one.id - other.id);
-  showRows(
-    find("user"),
-    [{ id: "", name: "everybody" }, ...byId.map(({ id }) => ({ id, name: `user ${id}` }))],
-    ({ id, name }) => make("option", { value: id, selected: id === (chosen || "") }, name),
-  );
-}
+});
 
 function row({ id, user_id, price, order_id, paid_at }) {
   const what = order_id
     ? make("span", { title: order_id }, `order ${order_id.slice(0, 8)}`)
     : make("span", { className: "pill good" }, "direct");
-  return make("tr", { className: "arrived" }, [
+  return make("tr", {}, [
     make("td", { className: "number" }, id),
     make("td", { data: { label: "Paid" } }, time(paid_at)),
     make("td", { data: { label: "User" } }, user_id),
@@ -87,33 +93,55 @@ function row({ id, user_id, price, order_id, paid_at }) {
   ]);
 }
 
-function userRow({ id, count, sum }) {
+// --- the sums
+
+function showSum({ count, sum }) {
+  const s = count === 1 ? "" : "s";
+  const nothing = chosen()
+    ? `User ${chosen()} has paid nothing.`
+    : "Nothing was paid yet: buy something in the shop, or pay directly.";
+  find("sum").textContent = count
+    ? `${number(count)} payment${s}, ${money(sum)} in all`
+    : nothing;
+}
+
+function showPayers({ users }) {
+  showRows(find("users"), users.slice(0, PAYERS), payerRow, ({ user_id }) => user_id);
+  find("users-table").hidden = users.length === 0;
+  find("no-users").hidden = users.length > 0;
+}
+
+function payerRow({ user_id, count, sum }) {
+  const button = make(
+    "button",
+    { type: "button", className: "small", ariaLabel: `${user_id}: show what this user has paid` },
+    user_id,
+  );
+  button.addEventListener("click", () => {
+    find("user").value = user_id;
+    choose();
+  });
   return make("tr", {}, [
-    make("td", {}, `user ${id}`),
-    make("td", { className: "end" }, count.toLocaleString("en")),
-    make("td", { className: "end money" }, money(sum)),
+    make("td", {}, button),
+    make("td", { className: "end" }, number(count)),
+    make("td", { className: "end sum" }, money(sum)),
   ]);
 }
+
+// --- a direct payment
 
 let key = newKey();
 find("direct").addEventListener("input", () => (key = newKey()));
 onSubmit(find("direct"), async () => {
-  const body = { user_id: Number(find("payer").value), price: parseMoney(find("amount").value) };
+  const body = { user_id: parseNumber(find("payer").value), price: parseMoney(find("amount").value) };
   const payment = await post("/api/payment", body, key);
   key = newKey();
   find("direct").reset();
-  await look();
+  await Promise.all([lookAtPayments(), lookAtSum(), lookAtPayers()]);
   return `Payment ${payment.id} of ${money(payment.price)} succeeded.`;
 });
 
-find("user").addEventListener("change", () => {
-  shown = PAGE;
-  showAll();
-});
-find("more").addEventListener("click", () => {
-  shown += PAGE;
-  showAll();
-});
-
-const look = watch(() => `/api/payments?limit=${NEWEST}`, take);
+const lookAtPayments = watch(pagePath, take);
+const lookAtSum = watch(() => path("/api/payments/totals", ""), showSum);
+const lookAtPayers = watch(() => "/api/payments/totals", showPayers);
 start("Payment");

@@ -7,17 +7,12 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
-from uuid import UUID
 
 from scenarios.drill.load import Outcome, Request
-from scenarios.system import NAMES
-
-WRITERS = {"items": "inventory", "orders": "shop", "payments": "payment"}
-READERS = {"items": "shop", "orders": "payment", "payments": "shop"}
+from scenarios.rules import READERS, RULES, WRITERS, WRONG, damages, opened, prepare
 
 
 class Verdict(NamedTuple):
@@ -72,23 +67,13 @@ def check(folder: Path, requests: Sequence[Request], crashes: int) -> Findings:
     consoles = sorted(folder.glob("payment*.out"))
     printed = [console.read_text().splitlines() for console in consoles]
     try:
-        with _databases(folder / "data") as db:
-            odd_rows = [*_broken_files(db), *_broken_rules(db), *_missing_answers(db, requests)]
+        with opened(folder / "data") as db:
+            odd_rows = [*damages(db), *_broken_rules(db), *_missing_answers(db, requests)]
             wanted = _lines(db)
             odd_lines, repeated = compare_lines(printed, wanted, crashes)
             return Findings(_verdicts(db, requests), odd_rows + odd_lines, len(wanted), repeated)
     except sqlite3.Error as error:
         return Findings({}, [f"the databases cannot be read: {error}"])
-
-
-@contextmanager
-def _databases(data: Path) -> Iterator[sqlite3.Connection]:
-    """All four as schemas of one connection that can only read."""
-    with closing(sqlite3.connect(":memory:", uri=True)) as db:
-        db.create_function("dashed", 1, lambda text: text and str(UUID(text)), deterministic=True)
-        for name in NAMES:
-            db.execute(f"ATTACH ? AS {name}", [f"{(data / f'{name}.db').as_uri()}?mode=ro"])
-        yield db
 
 
 def _verdicts(db: sqlite3.Connection, requests: Iterable[Request]) -> dict[str, Verdict]:
@@ -129,65 +114,24 @@ PAYMENT_ROWS = """
     LEFT JOIN paid ON paid.id = row.id"""
 
 
-def _differ(one: str, other: str) -> str:
-    """What is in only one of two queries."""
-    return f"SELECT * FROM ({one} EXCEPT {other}) UNION ALL SELECT * FROM ({other} EXCEPT {one})"
-
-
-def _stream_rules(stream: str) -> Iterator[tuple[str, str]]:
-    writer, reader = WRITERS[stream], READERS[stream]
-    outbox = f"SELECT sequence, epoch, body FROM {writer}.outbox, (SELECT epoch FROM {writer}.head)"
-    journal = f"SELECT sequence, epoch, body FROM broker.entry WHERE stream = '{stream}'"
-    inbox = f"SELECT sequence, epoch, body FROM {reader}.inbox WHERE stream = '{stream}'"
-    gaps = f"""
-        SELECT head.sequence FROM {writer}.head AS head,
-            (SELECT count(*) AS n, coalesce(max(sequence), 0) AS newest FROM {writer}.outbox)
-        WHERE head.sequence != n OR head.sequence != newest"""
-    head = f"SELECT sequence, epoch FROM {writer}.head WHERE sequence > 0"
-    cursor = f"SELECT sequence, epoch FROM {reader}.cursor WHERE stream = '{stream}'"
-    yield f"the numbers of {stream} have no gap", gaps
-    yield f"the journal of {stream} is the outbox of {writer}", _differ(journal, outbox)
-    yield f"the {stream} that {reader} has applied are the journal", _differ(inbox, journal)
-    yield f"{reader} is at the head of {stream}", _differ(cursor, head)
-
-
-# What must be so, with what contradicts it; its first column names the culprit.
-RULES = {
-    **{text: query for stream in WRITERS for text, query in _stream_rules(stream)},
-    **{
-        f"{name} has no dead letters": f"SELECT stream || ' ' || sequence FROM {name}.dead_letter"
-        for name in NAMES[1:]
-    },
-    "each order is paid once, at its price": """
-        SELECT dashed(o.id) FROM shop."order" AS o
-        LEFT JOIN payment.payment AS p ON p.order_id = o.id
-        GROUP BY o.id
-        HAVING count(p.id) != 1 OR max(p.price) != o.price OR o.paid_at IS NULL""",
-    "each payment is for an order or none": """
-        SELECT id FROM payment.payment
-        WHERE order_id IS NOT NULL AND order_id NOT IN (SELECT id FROM shop."order")""",
-    "the shop's catalogue is the inventory": _differ(
-        "SELECT id, name, price, active FROM shop.item",
-        "SELECT id, name, price, active FROM inventory.item",
-    ),
+# Nothing is pruned in a drill.
+APPLIED = {
+    f"everything told of {stream} was applied by {READERS[stream]}": f"""
+        SELECT sequence, '{WRONG}' FROM {writer}.outbox WHERE sequence NOT IN (
+            SELECT sequence FROM {READERS[stream]}.inbox WHERE stream = '{stream}')"""
+    for stream, writer in WRITERS.items()
 }
 
 
 def _broken_rules(db: sqlite3.Connection) -> Iterator[str]:
-    for rule, query in RULES.items():
+    prepare(db)
+    for rule, query in (RULES | APPLIED).items():
         if culprits := [culprit for culprit, *_ in db.execute(query)]:
             yield _complaint(rule, culprits)
 
 
 def _complaint(rule: str, culprits: Sequence[object]) -> str:
     return f"{rule}: not so {len(culprits):,} times, first with {culprits[0]}"
-
-
-def _broken_files(db: sqlite3.Connection) -> Iterator[str]:
-    for name in NAMES:
-        for (line,) in db.execute(f"PRAGMA {name}.integrity_check(1)"):
-            if line != "ok":
-                yield f"{name}.db is damaged: {line}"
 
 
 # What an answer tells that never changes, and where it is to be found.

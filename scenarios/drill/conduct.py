@@ -11,11 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import StartError
-from runtime.output import say
-from runtime.progress import Progress
-from runtime.settings import load_settings
-from runtime.signals import stop_signals
+from runtime.process.errors import StartError
+from runtime.process.output import deliver
+from runtime.process.progress import Progress
+from runtime.process.settings import load_settings
+from runtime.process.signals import stop_signals
 from scenarios.drill.check import check
 from scenarios.drill.faults import Faults
 from scenarios.drill.load import Load, Outcome, Request
@@ -47,23 +47,23 @@ def drill(faults: int | None, minutes: float | None, seed: int | None, scale: bo
     seed = random.SystemRandom().randrange(MAX_SEED) if seed is None else seed
     named = named_servers(load_settings())
     if (scale or named) and (lacks := missing()):
-        say(f"Not begun: {lacks}")
+        deliver(f"Not begun: {lacks}")
         return 1
     folder = Path(tempfile.mkdtemp(prefix="parrot-drill-"))
     system = on_servers(folder) if scale or named else System(folder, free_settings(folder))
     where = " on PostgreSQL and NATS servers of its own" if scale or named else ""
     why = f", since {named[0]} is set," if named and not scale else ""
     rest = "Ctrl-C ends it early, and checks it all the same."
-    say(f"A drill{where}{why} with seed {seed} in {folder}. {rest}")
+    deliver(f"A drill{where}{why} with seed {seed} in {folder}. {rest}")
     player = Player(system, seed)
     try:
         player.play(islice(plan(seed, system.names), faults), 60 * (minutes or float("inf")))
         return conclude(folder, player.load.requests, player.story)
     except KeyboardInterrupt:
-        say("Ended at once, and not checked.")
+        deliver("Ended at once, and not checked.")
     except StartError as error:
-        say(f"Not begun: {error}")
-    say(f"What there is, is in {folder}")
+        deliver(f"Not begun: {error}")
+    deliver(f"What there is, is in {folder}")
     return 1
 
 
@@ -73,14 +73,14 @@ def conclude(folder: Path, requests: Sequence[Request], story: Story) -> int:
     The folder is kept if something is wrong.
     """
     findings = check(folder, requests, story.crashes)
-    say(f"\n{report(story, findings)}")
+    deliver(f"\n{report(story, findings)}")
     if passed(story, findings):
         shutil.rmtree(folder)
         return 0
     with (folder / "requests.txt").open("w") as file:
         for request in requests:
             print(*request, file=file)
-    say(f"The databases, what the processes wrote, and requests.txt are in {folder}")
+    deliver(f"The databases, what the processes wrote, and requests.txt are in {folder}")
     return 1
 
 
@@ -110,7 +110,7 @@ class Player:
                 self._hit(faults, begun + limit_s, stopped)
                 if stopped(0):
                     self._progress.clear()
-                    say("Ending early. It will be checked; one more signal ends it at once.")
+                    deliver("Ending early. It will be checked; one more signal ends it at once.")
                 with stop_signals() as stopped_again:
                     self._rest(begun, stopped_again)
             finally:

@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from runtime.errors import StartError
+from runtime.process.errors import StartError
 from scenarios.system import Answer, System
 
 KEPT_ITEMS = 3  # these are never taken out of sale, so that a checkout of them is never refused

@@ -7,8 +7,8 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from broker.forwarder import MAX_MESSAGE_BYTES, Forwarder
-from runtime.errors import StartError
-from runtime.settings import Settings
+from runtime.process.errors import StartError
+from runtime.process.settings import Settings
 from tests.conftest import eventually, unlock
 
 

@@ -1,45 +1,56 @@
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 from peewee import DatabaseError
+from playhouse.migrations import Runner
 from structlog.testing import capture_logs
 
 from broker.journal import Journal
 from inventory.app import Inventory
-from messaging.transport import Peer
-from messaging.wire import START, Ack, Event, Message, Place, Refuse, Replay, Want
-from runtime.database import SqliteFile
-from runtime.errors import StartError
-from runtime.settings import Settings
+from messaging.event import Event as Told
+from messaging.event import Fact, document
+from messaging.transports.forwarder import Peer
+from messaging.transports.wire import START, Ack, Message, Place, Refuse, Replay, Run, Want, digest
+from runtime import ROOT
+from runtime.process.errors import StartError
+from runtime.process.settings import Settings
+from runtime.storage.database import SqliteFile
 from shop.app import Shop
 from tests.conftest import Broker, eventually
-from tests.messaging.conftest import fail_after_commit
+from tests.messaging.conftest import fail_after_commit, single
 from tests.processes import World
+from tests.rules import create_item
 
 OLDER, EPOCH, NEWER = (bytes([*range(15), number]) for number in (1, 2, 3))
 
 
 class FakePeer:
-    """Collects what is sent."""
+    """Collects what is sent, and delivers what is to be received."""
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
+        self.received: list[Message] = []
+
+    def poll(self, timeout_s: float) -> list[Message]:
+        received, self.received = self.received, []
+        return received
 
     def send(self, message: Message) -> None:
         self.sent.append(message)
 
 
-def event(sequence: int, epoch: bytes = EPOCH, body: bytes = b"", stream: str = "items") -> Event:
-    return Event(stream, Place(epoch, sequence), body or b"body %d" % sequence)
+def event(sequence: int, epoch: bytes = EPOCH, body: bytes = b"", stream: str = "items") -> Run:
+    return single(stream, Place(epoch, sequence), body or b"body %d" % sequence)
 
 
 def ack(sequence: int, epoch: bytes = EPOCH) -> Ack:
-    return Ack("items", Place(epoch, sequence))
+    return Ack("items", Place(epoch, sequence), digest(event(sequence).bodies[0]))
 
 
 def want(sequence: int, epoch: bytes = EPOCH, reader: str = "shop", stream: str = "items") -> Want:
@@ -60,10 +71,16 @@ class Bench:
         self.journal.handle(list(messages))
         return list(self.peer.sent)
 
+    def step(self, *messages: Message) -> None:
+        """Let the journal receive messages, and fail as it may."""
+        self.peer.received = list(messages)
+        self.journal.step()
+
     def kept(self, after: Place = START) -> list[tuple[Place, bytes]]:
         """The events behind a place, as a reader gets them."""
         answer = self.handle(Want("items", "test", after))
-        return [(m.place, m.body) for m in answer[:-1] if isinstance(m, Replay)]
+        replays = [m for m in answer[:-1] if isinstance(m, Replay)]
+        return [each for m in replays for each in m.run.events()]
 
 
 def rows(path: Path) -> list[tuple[str, int]]:
@@ -99,7 +116,7 @@ def test_exactly_the_next_event_is_appended(bench: Bench, path: Path) -> None:
 def test_each_stream_is_counted_for_itself(bench: Bench) -> None:
     other = event(1, stream="orders")
     answers = bench.handle(event(1), other, event(2))
-    assert answers == [ack(2), Ack("orders", other.place)]
+    assert answers == [ack(2), Ack("orders", other.first, digest(other.bodies[0]))]
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -110,8 +127,59 @@ def test_a_duplicate_with_another_body_is_refused(bench: Bench, together: bool) 
     else:
         bench.handle(*first)
         answers = bench.handle(forged)
-    assert Refuse("items", forged.place) in answers
+    assert Refuse("items", forged.first) in answers
     assert [body for _, body in bench.kept()] == [b"body 1", b"body 2"]
+
+
+def test_a_run_is_appended_from_where_it_goes_on(bench: Bench) -> None:
+    """What of it is there already is compared: a run may be sent again from further back."""
+
+    def run(*numbers: int) -> Run:
+        first = event(numbers[0])
+        return first._replace(bodies=[event(n).bodies[0] for n in numbers])
+
+    assert bench.handle(run(1, 2, 3)) == [ack(3)]
+    assert bench.handle(run(5, 6)) == [ack(3)]
+    assert bench.handle(run(2, 3, 4), run(1, 2), run(4, 5)) == [ack(5)]
+    other = run(4, 5, 6)._replace(bodies=[b"other", b"another", b"more"])
+    assert bench.handle(run(5, 6), other, run(7)) == [Refuse("items", event(4).first), ack(6)]
+    assert bench.handle(run(7)) == [ack(7)]
+    assert bench.kept() == [(event(n).first, event(n).bodies[0]) for n in range(1, 8)]
+
+
+def test_of_a_run_that_is_repeated_only_its_own_rows_are_read(bench: Bench) -> None:
+    """However far below the head it is: there may be millions between."""
+    bench.handle(*map(event, range(1, 301)))
+    asked: list[tuple[object, ...]] = []
+    run = bench.journal._database.run
+
+    def noted(sql: str, *parameters: object) -> object:
+        asked.append(parameters)
+        return run(sql, *parameters)
+
+    bench.journal._database.run = noted  # type: ignore[method-assign]
+    assert bench.handle(event(2)) == [ack(300)]
+    assert asked == [("items", EPOCH, 2, 2)]
+
+
+def test_an_event_that_follows_another_than_the_one_stored_is_refused(bench: Bench) -> None:
+    """A copy's event was lost, and its next one comes: its writer must hear of the first."""
+    ours = chained(b"ours", b"ours 2")
+    theirs = chained(b"theirs", b"theirs 2")
+    bench.handle(ours[0])
+    assert bench.handle(theirs[1]) == [Refuse("items", ours[0].first), bench.journal._head("items")]
+    bench.handle(ours[1])
+    assert [body for _, body in bench.kept()] == [event.bodies[0] for event in ours]
+
+
+def chained(*texts: bytes) -> list[Run]:
+    """Events from 1 on, of which each tells the digest of the one before it."""
+    events: list[Run] = []
+    for sequence, text in enumerate(texts, 1):
+        before = digest(events[-1].bodies[0]) if events else None
+        body = document("/test", Place(EPOCH, sequence), "t", Fact(text, "", {}), before)
+        events.append(event(sequence, body=body))
+    return events
 
 
 def test_a_newer_epoch_starts_at_1_and_closes_the_one_before(bench: Bench) -> None:
@@ -154,12 +222,14 @@ def test_nothing_is_acknowledged_before_it_is_on_disk(bench: Bench, path: Path) 
 
 def test_an_answer_has_at_most_256_events_and_ends_with_the_head(bench: Bench) -> None:
     bench.handle(*map(event, range(1, 301)))
-    *replays, end = bench.handle(want(10))
-    assert replays == [
-        Replay("shop", "items", Place(EPOCH, n - 1), Place(EPOCH, n), event(n).body)
-        for n in range(11, 267)
-    ]
-    assert end == Replay("shop", "items", Place(EPOCH, 266), Place(EPOCH, 300), b"")
+    replay, end = bench.handle(want(10))
+    bodies = [event(n).bodies[0] for n in range(11, 267)]
+    assert replay == Replay("shop", Run("items", Place(EPOCH, 10), Place(EPOCH, 11), bodies))
+    assert end == answer_end(Place(EPOCH, 266), Place(EPOCH, 300))
+
+
+def answer_end(after: Place, head: Place) -> Replay:
+    return Replay("shop", Run("items", after, head, []))
 
 
 @pytest.mark.parametrize("place", [START, Place(OLDER, 7), Place(EPOCH, 0)])
@@ -167,20 +237,20 @@ def test_the_first_event_follows_the_wanted_place_itself(bench: Bench, place: Pl
     """So that a reader gets on where the end of an older epoch was lost."""
     bench.handle(event(1), event(1, NEWER))
     one, other, end = bench.handle(Want("items", "shop", place))
-    assert one == Replay("shop", "items", place, Place(EPOCH, 1), b"body 1")
-    assert other == Replay("shop", "items", Place(EPOCH, 1), Place(NEWER, 1), b"body 1")
-    assert end == Replay("shop", "items", Place(NEWER, 1), Place(NEWER, 1), b"")
+    assert one == Replay("shop", Run("items", place, Place(EPOCH, 1), [b"body 1"]))
+    assert other == Replay("shop", Run("items", Place(EPOCH, 1), Place(NEWER, 1), [b"body 1"]))
+    assert end == answer_end(Place(NEWER, 1), Place(NEWER, 1))
 
 
 @pytest.mark.parametrize("place", [Place(EPOCH, 2), Place(EPOCH, 9), Place(NEWER, 1)])
 def test_a_reader_that_has_it_all_or_more_gets_the_end_alone(bench: Bench, place: Place) -> None:
     bench.handle(event(1), event(2))
     answer = bench.handle(Want("items", "shop", place))
-    assert answer == [Replay("shop", "items", place, Place(EPOCH, 2), b"")]
+    assert answer == [answer_end(place, Place(EPOCH, 2))]
 
 
 def test_an_empty_journal_answers_with_the_start(bench: Bench) -> None:
-    assert bench.handle(want(0)) == [Replay("shop", "items", Place(EPOCH, 0), START, b"")]
+    assert bench.handle(want(0)) == [answer_end(Place(EPOCH, 0), START)]
 
 
 def test_only_the_newest_waiting_want_of_a_reader_and_stream_is_answered(bench: Bench) -> None:
@@ -188,7 +258,9 @@ def test_only_the_newest_waiting_want_of_a_reader_and_stream_is_answered(bench: 
     answers = bench.handle(
         want(0), want(1), want(1, stream="orders"), want(2, reader="payment"), want(2)
     )
-    ends = [(m.reader, m.stream, m.follows.sequence) for m in answers if isinstance(m, Replay)]
+    ends = [
+        (m.reader, m.run.stream, m.run.follows.sequence) for m in answers if isinstance(m, Replay)
+    ]
     assert sorted(ends) == [("payment", "items", 2), ("shop", "items", 2), ("shop", "orders", 1)]
 
 
@@ -239,7 +311,7 @@ def test_a_damaged_journal_is_set_aside_and_filled_again(
 ) -> None:
     """Also where the damage shows only in the middle of an answer."""
     for n in range(150):
-        inventory.items.create("x" * 200, n)
+        create_item(inventory, "x" * 200, n)
     first = Broker(settings)
     inventory.exchange.start()
     eventually(lambda: inventory.exchange.status()["outbox_waiting"] == 0)
@@ -272,11 +344,11 @@ def test_a_killed_broker_catches_up_when_it_is_back(
     world.start("broker")
     inventory.exchange.start()
     shop.exchange.start()
-    inventory.items.create("Perch", 1)
+    create_item(inventory, "Perch", 1)
     eventually(lambda: len(shop.catalogue.on_sale()) == 1)
     world.kill("broker")
     for n in range(2, 6):
-        inventory.items.create("Perch", n)
+        create_item(inventory, "Perch", n)
     eventually(lambda: inventory.exchange.status()["broker"] == "down")
     assert inventory.exchange.status()["outbox_waiting"] >= 4
     world.start("broker")
@@ -292,11 +364,11 @@ def test_a_commit_that_says_it_failed_may_have_succeeded(
     bench.handle(event(1))
     bench.peer.sent.clear()
     fail_after_commit(bench.journal._database, monkeypatch)
-    bench.journal._turn([event(2)])
+    bench.step(event(2))
     assert bench.peer.sent == []
     assert "problem" in bench.journal.status()
     monkeypatch.setattr(bench.journal, "_write_at", float("-inf"))
-    bench.journal._turn([event(2), event(3)])
+    bench.step(event(2), event(3))
     assert bench.peer.sent == [ack(3)]
     assert "problem" not in bench.journal.status()
 
@@ -323,5 +395,41 @@ def test_a_damaged_journal_on_a_full_disk_is_begun_anew_when_there_is_space(
     bench.journal._damage = DatabaseError("malformed")
     for _ in range(2):
         monkeypatch.setattr(bench.journal, "_write_at", float("-inf"))
-        bench.journal._turn([event(1)])
+        bench.step(event(1))
     assert bench.kept() == [(Place(EPOCH, 1), b"body 1")]
+
+
+def begun_s(bench: Bench) -> float:
+    """Since when a journal says that it is there, in seconds of the wall clock."""
+    answer = bench.handle(Want("journal", "payment", START))
+    (said, _) = answer
+    assert isinstance(said, Replay)
+    told = Told.parse(said.run.stream, said.run.first, said.run.bodies[0])
+    assert (said.reader, said.run.follows, told.type) == ("payment", START, "journal.begun")
+    return told.time.timestamp()
+
+
+def test_a_journal_says_since_when_it_is_there(path: Path) -> None:
+    """Which is no event that it keeps; the moment stays the same, until the file is lost."""
+    before_s = int(time.time())
+    bench = Bench(path)
+    at_s = begun_s(bench)
+    assert before_s <= at_s <= time.time()
+    bench.handle(event(1))
+    assert bench.journal.status() == {"journal": {"items": 1}}
+    bench.journal._database.close()
+    assert rows(path) == [("items", 1)]
+    copied = shutil.copy(path, path.with_name("copied.db"))  # the first one's lock is still held
+    assert begun_s(Bench(copied)) == at_s
+
+
+@pytest.mark.parametrize("entries", [0, 1])
+def test_an_older_file_that_has_entries_was_always_there(path: Path, entries: int) -> None:
+    """Nobody knows since when; one that is empty has kept nothing so far."""
+    before_s = int(time.time())
+    older = SqliteFile(path)
+    Runner(older, ROOT / "broker" / "migrations", table_name="broker_migration").up("0001_journal")
+    for _ in range(entries):
+        older.execute_sql("INSERT INTO entry VALUES ('items', x'00', 1, x'00')")
+    older.close()
+    assert (begun_s(Bench(path)) < before_s) == bool(entries)

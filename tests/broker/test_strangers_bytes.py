@@ -8,13 +8,15 @@ from contextlib import ExitStack, contextmanager, suppress
 import psutil
 import pytest
 
-from messaging.transport import Peer
-from messaging.wire import Event, Place, pack
+from messaging.transports.forwarder import Peer
+from messaging.transports.wire import Place, pack
 from payment.app import Payment
-from runtime.settings import Settings
+from runtime.process.settings import Settings
 from shop.app import Shop
 from tests.conftest import eventually
+from tests.messaging.conftest import single
 from tests.processes import World
+from tests.rules import checkout
 from tests.shop.conftest import stocked  # noqa: F401  # a fixture, asked for by its name
 
 MAX_GROWTH_BYTES = 50 * 1024 * 1024
@@ -118,7 +120,7 @@ def trade(process: psutil.Process, stocked: Shop, payment: Payment) -> Callable[
     payment.exchange.start()
 
     def trade() -> None:
-        order = stocked.orders.checkout(1, [1])
+        order = checkout(stocked, 1, [1])
         eventually(lambda: stocked.orders.get(order["id"])["paid_at"])
         for service in (stocked, payment):
             eventually(lambda each=service: each.exchange.status()["outbox_waiting"] == 0)
@@ -172,7 +174,7 @@ def test_more_connections_than_descriptors(
     with ExitStack() as strangers:
         for port in ports * 50:
             strangers.enter_context(connect(port))
-        eventually(lambda: process.num_fds() == limit)
+        eventually(lambda: process.num_fds() >= limit - 2)
         with peer(settings) as late:
             trade()
             assert not (late.poll(0) or late.up)
@@ -183,7 +185,7 @@ def test_more_connections_than_descriptors(
 
 def test_who_is_let_in_and_sends_too_much(settings: Settings, trade: Callable[[], None]) -> None:
     """They are disconnected before it is read, and may come back."""
-    huge = Event("numbers", Place(bytes(16), 1), bytes(MAX_GROWTH_BYTES + 1))
+    huge = single("numbers", Place(bytes(16), 1), bytes(MAX_GROWTH_BYTES + 1))
     with peer(settings) as writer, peer(settings, bytes(10_000)) as reader:
         for _ in range(3):
             eventually(lambda: writer.poll(0.05) or writer.up)
@@ -197,7 +199,7 @@ def test_who_is_let_in_and_sends_too_much(settings: Settings, trade: Callable[[]
 @pytest.mark.timeout(300)
 def test_sessions_with_errors(ports: list[int], trade: Callable[[], None]) -> None:
     """Whatever is changed in what a publisher or a subscriber says."""
-    noise, frames = random.Random(2), pack(Event("numbers", Place(bytes(16), 1), b"{}"))
+    noise, frames = random.Random(2), pack(single("numbers", Place(bytes(16), 1), b"{}"))
     event = b"".join(bytes([frame is not frames[-1], len(frame)]) + frame for frame in frames)
     for number in range(20_000):
         parts = noise.choice([(hello(b"PUB"), event * 9), (hello(b"SUB"), b"\0\7\1event/" * 9)])

@@ -81,7 +81,16 @@ class Browser:
     def sign_up(self, name: str) -> None:
         self.fill("#name", name)
         self.button("Sign up").click()
-        self.sees(f"Welcome, {name.strip()}.")
+        self.sees(f"You are {name.strip()} (", "#me")
+
+    def put(self, name: str, value: str) -> None:
+        """Put something where the shop keeps its own; the page must be of the shop."""
+        self.run("localStorage.setItem(`parrot-shop.${arguments[0]}`, arguments[1])", name, value)
+
+    def kept(self, name: str) -> Any:
+        """What the shop keeps under this name."""
+        text = self.run("return localStorage.getItem(`parrot-shop.${arguments[0]}`)", name)
+        return json.loads(text or "null")
 
     def errors(self) -> list[str]:
         """What went wrong on the console since the last look."""

@@ -1,6 +1,8 @@
 """How the pages look and behave: what they show, on which screens, and to whom."""
 
 import importlib.util
+import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,13 @@ import pytest
 from tests.browser.conftest import Browser
 from tests.conftest import eventually
 from tests.processes import SERVICES
+from tests.test_proxies import haproxy
 
 AddItem = Callable[..., dict[str, Any]]
 MARKUP = "<img src=x onerror=\"document.title='owned'\"><b>Bold</b> & 'co'"
+MANY = """WITH RECURSIVE number (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM number LIMIT 20000)
+          INSERT INTO payment (user_id, price, paid_at, announced)
+          SELECT 1 + i % 300, 100, '2026-11-25T10:00:00.000Z', 1 FROM number"""
 LONG = "Extraordinarily-long-name-without-any-place-to-break" * 3
 
 
@@ -31,14 +37,15 @@ def open_filled(browser: Browser, name: str) -> None:
     """Open a page that shows something everywhere: in the shop a user, a cart and an order."""
     browser.open(name)
     if name == "shop":
-        who = '{"id": 1, "name": "Kesha"}'
-        browser.run("localStorage.setItem('user', arguments[0])", who)
+        (user, *_) = browser.world.get("shop", "/api/users?limit=1")
+        browser.put("user", json.dumps(user))
+        browser.put("cart", "null")
         browser.open(name)
         eventually(lambda: browser.all("#items button"))[0].click()
         eventually(lambda: browser.all("#orders li"))
     else:
         eventually(lambda: browser.all("tbody tr"))
-    browser.sees("ready", "#state")
+        browser.sees("works", "#state")
 
 
 def test_names_stay_text(browser: Browser, add_item: AddItem) -> None:
@@ -48,7 +55,7 @@ def test_names_stay_text(browser: Browser, add_item: AddItem) -> None:
         open_filled(browser, name)
         title = browser.driver.title
         if name == "shop":
-            for place in ("#items", "#user", "#lines", "#orders"):
+            for place in ("#items", "#me", "#added", "#lines", "#orders"):
                 assert MARKUP in browser.run(
                     "return document.querySelector(arguments[0]).textContent", place
                 )
@@ -64,8 +71,8 @@ def test_the_warehouse_filters_and_toggles(browser: Browser, add_item: AddItem) 
     add_item("Sisal swing", 1490)
     browser.open("inventory")
     browser.sees("2 of 2")
-    browser.button("Take Sisal swing out of sale").click()
-    browser.button("Put Sisal swing back in sale")
+    browser.button("Stop selling Sisal swing").click()
+    browser.button("Sell again: Sisal swing")
     eventually(lambda: len(browser.world.get("shop", "/api/items")) == 1)
 
     browser.find("#status option[value=false]").click()
@@ -77,6 +84,24 @@ def test_the_warehouse_filters_and_toggles(browser: Browser, add_item: AddItem) 
     assert "Millet" in browser.text("#items")
     browser.fill("#search", "parrot")
     browser.sees("0 of 2")
+
+
+def test_a_toggle_whose_answer_was_lost_is_not_undone(browser: Browser, add_item: AddItem) -> None:
+    """The warehouse stands still, the answer comes too late, and the button is pressed again."""
+    add_item("Millet", 4000)
+    browser.open("inventory")
+    take_out = browser.button("Stop selling Millet")
+    browser.world.processes["inventory"].send_signal(signal.SIGSTOP)
+    take_out.click()
+    browser.sees("Nothing is lost: try again.", "#toggle-note")
+    browser.run("arguments[0].click()", take_out)  # it is sent before the page sees the change
+    browser.world.processes["inventory"].send_signal(signal.SIGCONT)
+    browser.button("Sell again: Millet")
+    eventually(lambda: not browser.run("return document.querySelector('#items [aria-busy]')"))
+    assert browser.world.get("inventory", "/api/items")[0]["active"] is False
+    browser.button("Sell again: Millet").click()
+    browser.button("Stop selling Millet").click()
+    browser.button("Sell again: Millet")
 
 
 @pytest.mark.parametrize(
@@ -113,43 +138,98 @@ def test_the_shop_is_searched(browser: Browser, add_item: AddItem) -> None:
 
 
 def test_the_ledger_sums_and_pays(browser: Browser) -> None:
-    """More payments than it looks at each time; per user, all of them, and a direct one."""
+    """More payments than a page holds; of each user, and a direct one."""
     world = browser.world
-    for number in range(60):
+    for number in range(120):
         world.post("payment", "/api/payment", {"user_id": 1 + number % 2, "price": 100 + number})
     browser.open("payment")
-    browser.sees("60 payments, 77.70 in all")
-    assert len(browser.all("#payments tr")) == 60
+    browser.sees("120 payments, 191.40 in all")
+    assert len(browser.all("#payments tr")) == 50
     sums = [row.text.split() for row in browser.all("#users tr")]
-    assert sums == [["user", "2", "30", "39.00"], ["user", "1", "30", "38.70"]]
+    assert sums == [["2", "60", "96.00"], ["1", "60", "95.40"]]
+    for shown in (100, 120):
+        browser.button("Show more").click()
+        eventually(lambda shown=shown: len(browser.all("#payments tr")) == shown)
+    assert not browser.find("#more").is_displayed()
 
-    browser.find("#user option[value='1']").click()
-    browser.sees("30 payments, 38.70 in all")
+    browser.button("1: show what this user has paid").click()
+    browser.sees("60 payments, 95.40 in all")
+    eventually(lambda: len(browser.all("#payments tr")) == 50)
     browser.fill("#payer", "1")
     browser.fill("#amount", "0,30")
     browser.button("Pay").click()
-    browser.sees("Payment 61 of 0.30 succeeded.")
-    browser.sees("31 payments, 39.00 in all")
-    assert browser.text("#payments tr").split()[0] == "61"
-    browser.fill("#payer", "nobody")
-    browser.fill("#amount", "1")
+    browser.sees("Payment 121 of 0.30 succeeded.")
+    browser.sees("61 payments, 95.70 in all")
+    assert browser.text("#payments tr").split()[0] == "121"
+    for nobody in ("nobody", "1e2", "0x10", "1.0", "-1", "9007199254740993"):
+        browser.fill("#payer", nobody)
+        browser.fill("#amount", "1")
+        browser.run("document.querySelector('#direct .note').textContent = ''")
+        browser.button("Pay").click()
+        browser.sees("valid integer", "#direct .note")
+    assert world.get("payment", "/api/payments/totals")["count"] == 121
+    most = 2**53 - 1
+    browser.fill("#payer", str(most))
     browser.button("Pay").click()
-    browser.sees("valid integer", "#direct .note")
-    assert len(world.get("payment", "/api/payments")) == 61
+    browser.sees("Payment 122 of 1.00 succeeded.")
+    assert world.get("payment", "/api/payments?limit=1")[0]["user_id"] == most
 
 
-def test_the_state_of_the_service_is_shown(browser: Browser, add_item: AddItem) -> None:
+def test_the_ledger_shows_a_users_payments_again(browser: Browser) -> None:
+    """A user's, somebody's who has paid nothing, everybody's, and back: each time what there is."""
+    for user_id in (1, 2):
+        browser.world.post("payment", "/api/payment", {"user_id": user_id, "price": 100})
+    browser.open("payment")
+    browser.sees("2 payments, 2.00 in all")
+    for _ in range(2):
+        for chosen, told, count in (
+            ("1", "1 payment, 1.00 in all", 1),
+            ("3", "User 3 has paid nothing.", 0),
+            ("x", "A user's number has digits only.", 0),
+            ("", "2 payments, 2.00 in all", 2),
+        ):
+            browser.run(
+                "const box = document.querySelector('#user'); box.value = arguments[0];"
+                "box.dispatchEvent(new Event('input'))",
+                chosen,
+            )
+            browser.sees(told)
+            eventually(lambda count=count: len(browser.all("#payments tr")) == count)
+
+
+def test_the_ledger_fetches_a_page_however_many_payments_there_are(browser: Browser) -> None:
+    """Sums come from the server, rows by the page."""
+    browser.world.kill("payment")
+    browser.world.rows("payment", MANY)
+    browser.world.start("payment")
+    browser.open("payment")
+    browser.sees("20,000 payments, 20,000.00 in all")
+    eventually(lambda: len(browser.all("#payments tr")) == 50)
+    assert len(browser.all("#users tr")) == 25
+    size = browser.run(
+        "return performance.getEntriesByType('resource').reduce("
+        "(sum, each) => sum + each.transferSize, 0)"
+    )
+    assert 1000 < size < 200_000
+
+
+def test_the_state_of_the_service_is_shown_to_staff(browser: Browser, add_item: AddItem) -> None:
+    """In words of a shop; buyers are not told."""
     add_item("Millet", 4000)
-    for name in SERVICES:
+    for name in ("inventory", "payment"):
         browser.open(name)
-        for fact in ("Service", "ready", "Broker", "up", "Waiting to be sent", "Dead events"):
+        for fact in ("This service", "works", "Connection to the others", "up", "News that failed"):
             browser.sees(fact, "#state")
-    assert "Behind in orders" in browser.text("#state")
+    assert "News of orders not read yet" in browser.text("#state")
+    browser.open("shop")
+    browser.sees("Millet", "#items")
+    assert not browser.all("#state")
+    assert "up" not in browser.text("header").split()
     browser.world.kill("broker")
     browser.open("inventory")
     browser.sees("down", "#state .warn dd")
     browser.world.post("inventory", "/api/item", {"item": {"name": "Perch", "price": 1}})
-    eventually(lambda: "Waiting to be sent\n1" in browser.text("#state"))
+    eventually(lambda: "News not sent yet\n1" in browser.text("#state"))
     assert not browser.find("#banner").is_displayed()
 
 
@@ -214,3 +294,131 @@ def test_dark_is_dark(browser: Browser) -> None:
     bright, dark = shades
     assert bright > 600
     assert dark < 150
+
+
+def test_the_interface_is_shown_and_tried(browser: Browser) -> None:
+    """Swagger UI, from its own service alone: its operations, and one of them carried out."""
+    browser.driver.get(f"http://127.0.0.1:{browser.world.settings.http_port('shop')[0]}/docs")
+    browser.sees("Create a user.", "body")
+    browser.find("#operations-users-createUser button").click()
+    browser.button("Try it out").click()
+    browser.button("Execute").click()
+    browser.sees('"name": "Kesha"', ".live-responses-table")
+    assert [user["name"] for user in browser.world.get("shop", "/api/users")] == ["Kesha"]
+    assert browser.errors() == []
+    urls = [url for url, _ in browser.requests() if not url.startswith(("data:", "blob:"))]
+    assert urls
+    assert all(url.startswith("http://127.0.0.1:") for url in urls)
+
+
+def test_pages_lead_to_each_other(browser: Browser) -> None:
+    titles = {"Shop": "Parrot shop", "Warehouse": "Parrot warehouse", "Ledger": "Parrot ledger"}
+    browser.open("shop")
+    for there, title in [*titles.items(), *titles.items()]:
+        link = next(each for each in browser.all("nav.pages a") if each.text == there)
+        link.click()
+        eventually(lambda title=title: browser.driver.title == title)
+        current = browser.find("nav.pages a[aria-current=page]")
+        assert current.text == there
+    assert browser.errors() == []
+
+
+def test_behind_a_proxy_there_are_no_wrong_links(browser: Browser, tmp_path: Path) -> None:
+    """What is not reached on its own port has other addresses, which only the proxy knows."""
+    browser.open("shop")
+    assert browser.find("nav.pages").is_displayed()
+    with haproxy(browser.world, tmp_path) as connect:
+        browser.driver.get(f"http://127.0.0.1:{connect().port}/")
+        browser.sees("There is nothing for sale yet")
+        assert not browser.find("nav.pages").is_displayed()
+
+
+@pytest.mark.parametrize(
+    ("currency", "shown", "written"),
+    [
+        ("EUR", "€1,234.50", "1234.5"),
+        ("JPY", "¥123,450", "123450"),
+        ("KWD", "KWD 123.450", "123,45"),
+    ],
+)
+def test_prices_have_a_currency(browser: Browser, currency: str, shown: str, written: str) -> None:
+    """With as many digits as its coins take; the interface and its numbers stay as they are."""
+    browser.world.kill("inventory", "payment")
+    browser.world.start("inventory", "payment", CURRENCY=currency)
+    browser.open("inventory")
+    browser.fill("#name", "Cage")
+    browser.fill("#price", written)
+    browser.button("Add").click()
+    shown = shown.replace(" ", "\u00a0")
+    browser.sees(f"Cage is for sale at {shown}.")
+    browser.sees(f"Price ({currency})", "#new")
+    assert browser.world.get("inventory", "/api/items")[0]["price"] == 123450
+    browser.world.post("payment", "/api/payment", {"user_id": 1, "price": 123450})
+    browser.open("payment")
+    browser.sees(f"1 payment, {shown} in all")
+
+
+STILL = """
+const done = arguments[0];
+let moved = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) moved += entry.value;
+}).observe({ type: "layout-shift", buffered: true });
+requestAnimationFrame(() => setTimeout(() => done(moved), 1500));
+"""
+
+
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nothing_moves_while_a_page_loads(
+    browser: Browser, add_item: AddItem, width: int, filled: bool
+) -> None:
+    if filled:
+        stock(browser, add_item, *(f"Item {number}" for number in range(12)))
+    browser.emulate(width, 844)
+    for name in SERVICES:
+        if filled:
+            open_filled(browser, name)
+        browser.open(name)
+        assert browser.driver.execute_async_script(STILL) < 0.05, name
+
+
+BROKEN = """
+const broken = [];
+for (const each of document.querySelectorAll("label, button, a, th, dt, h1, h2, .pill")) {
+  const walker = document.createTreeWalker(each, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    for (const word of walker.currentNode.data.matchAll(/\\S+/g)) {
+      const range = document.createRange();
+      range.setStart(walker.currentNode, word.index);
+      range.setEnd(walker.currentNode, word.index + word[0].length);
+      if (range.getClientRects().length > 1) broken.push(word[0]);
+    }
+  }
+}
+return broken;
+"""
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_no_label_is_broken_in_two(browser: Browser, add_item: AddItem, width: int) -> None:
+    stock(browser, add_item, "Millet", "Perch")
+    browser.emulate(width, 844)
+    for name in SERVICES:
+        open_filled(browser, name)
+        assert browser.run(BROKEN) == []
+
+
+def test_a_search_finds_accents_of_either_form(browser: Browser, add_item: AddItem) -> None:
+    for name in ("Müsli", "MU\u0308SLI, 5 kg", "Muesli"):
+        add_item(name, 100)
+    for name in ("shop", "inventory"):
+        browser.open(name)
+        browser.sees("3 of 3")
+        for asked in ("müs", "MU\u0308S", "mu\u0308s"):
+            browser.run(
+                "const box = document.querySelector('#search'); box.value = arguments[0];"
+                "box.dispatchEvent(new Event('input'))",
+                asked,
+            )
+            browser.sees("2 of 3")

@@ -9,6 +9,9 @@ import pytest
 from tests.browser.conftest import Browser
 from tests.conftest import eventually
 
+PEOPLE = """WITH RECURSIVE number (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM number LIMIT 30000)
+            INSERT INTO user (id, name, folded_name)
+            SELECT i, 'Parrot no. ' || i, 'parrot no. ' || i FROM number"""
 AddItem = Callable[..., dict[str, Any]]
 
 
@@ -46,7 +49,7 @@ def test_from_the_warehouse_to_the_ledger(browser: Browser) -> None:
     browser.sees(f"order {order['id'][:8]}", "#payments")
     browser.sees("2,081.00", "#payments")
     browser.sees("1 payment, 2,081.00 in all")
-    browser.sees("user 1", "#users")
+    browser.sees("2,081.00", "#users")
 
     assert browser.errors() == []
     asked = [url for url, _ in browser.requests()]
@@ -129,8 +132,7 @@ def test_the_cart_outlives_the_page_and_an_item(browser: Browser, add_item: AddI
     browser.open("shop")
     browser.sees("98.90", "#total")
     assert browser.text("#count") == "3"
-    browser.sees("Kesha", "#user")
-    assert browser.run("return document.querySelector('#user').value") == "1"
+    browser.sees("You are Kesha (1)", "#me")
 
     browser.world.ask("inventory", "PUT", f"/api/items/{nuts['id']}/toggle_status")
     browser.sees("No longer for sale", "#lines")
@@ -148,8 +150,8 @@ def test_nobody_buys_without_saying_who(browser: Browser, add_item: AddItem) -> 
     browser.open("shop")
     browser.button("Add Millet to the cart").click()
     browser.button("Buy").click()
-    browser.sees("Choose who you are first.", "#checkout")
-    assert browser.run("return document.activeElement.id") == "user"
+    browser.sees("Say who you are first.", "#checkout")
+    assert browser.run("return document.activeElement.id") == "who"
 
 
 @pytest.mark.timeout(120)
@@ -180,7 +182,7 @@ def test_by_keyboard_alone(browser: Browser, add_item: AddItem) -> None:
     press(Keys.ENTER)
     tab_to("I am new, my name is")
     press("Kesha", Keys.ENTER)
-    browser.sees("Welcome, Kesha.")
+    browser.sees("You are Kesha (1)", "#me")
     tab_to("One Millet more")
     press(Keys.SPACE)
     browser.sees("80.00", "#total")
@@ -200,5 +202,140 @@ def test_a_new_shop_knows_the_visitor_no_more(browser: Browser, add_item: AddIte
     for path in browser.world.files("shop"):
         path.unlink()
     browser.world.start("shop")
-    eventually(lambda: browser.run("return localStorage.getItem('user')") == "null")
-    browser.sees("choose…", "#user")
+    eventually(lambda: browser.kept("user") is None)
+    browser.sees("I am new", "#strangers")
+
+
+def test_a_buyer_who_is_chosen_again_sees_her_orders(browser: Browser, add_item: AddItem) -> None:
+    """Nobody, somebody else, and she again, whether or not a poll came in between."""
+    browser.world.post("shop", "/api/user", {"name": "Coco"})
+    order = browser.world.checkout(
+        {"user_id": 1, "item_ids": [add_item("Millet", 4000)["id"]]},
+    )
+    eventually(lambda: browser.world.is_paid(order))
+    browser.world.post("shop", "/api/user", {"name": "Gosha"})
+    browser.open("shop")
+    for name, number, told in 2 * (("Coco", 1, "paid"), ("Gosha", 2, "has bought nothing yet")):
+        browser.fill("#who", name)
+        browser.button(f"I am {name} ({number})").click()
+        browser.sees(told)
+        assert len(browser.all("#orders li.order")) == (1 if number == 1 else 0)
+        browser.button("Somebody else").click()
+        browser.sees("Say who you are, and your orders are here.")
+        assert browser.all("#orders li") == []
+
+
+def test_a_buyer_is_found_by_name_or_number(browser: Browser) -> None:
+    """Among very many, with accents composed or not, in any case."""
+    world = browser.world
+    world.post("shop", "/api/user", {"name": "Adam"})
+    world.kill("shop")
+    world.rows("shop", PEOPLE)
+    world.start("shop")
+    world.post("shop", "/api/user", {"name": "Jose\u0301 \u00c5ngstr\u00f6m"})
+    browser.open("shop")
+    browser.run(
+        "const box = document.querySelector('#who'); box.value = arguments[0];"
+        "box.dispatchEvent(new Event('input'))",
+        "jos\u00e9 a\u030a",
+    )
+    browser.sees("(30002)", "#people")
+    assert len(browser.all("#people li")) == 1
+    browser.fill("#who", "parrot")
+    browser.sees("type more of the name", "#nobody")
+    assert len(browser.all("#people li")) == 8
+    browser.fill("#who", "nobody at all")
+    browser.sees("Nobody is called so.", "#nobody")
+    for number in ("1", "17777", "30002"):
+        browser.fill("#who", number)
+        browser.sees(f"({number})", "#people li:first-child")
+    browser.fill("#who", "17777")
+    browser.button("I am Parrot no. 17777 (17777)").click()
+    browser.sees("You are Parrot no. 17777 (17777)", "#me")
+    assert browser.kept("user") == {"id": 17777, "name": "Parrot no. 17777"}
+
+
+REFUSING = """
+Object.defineProperty(window, "localStorage", {
+  get() { throw new DOMException("refused", "SecurityError"); }
+});
+"""
+FULL = """
+Storage.prototype.setItem = () => { throw new DOMException("full", "QuotaExceededError"); };
+"""
+STRANGE = """
+for (const name of ["user", "cart", "parrot-shop.user", "parrot-shop.cart"])
+  localStorage.setItem(name, {});
+"""
+STRANGERS = [
+    "'{'",
+    "'[[]]'",
+    '\'{"id": "1", "name": 7, "key": 1, "lines": {"1": null}}\'',
+    f'\'{{"key": "{"0" * 32}", "lines": {{"1": {{"id": 2, "quantity": -1}}}}}}\'',
+]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "script",
+    [REFUSING, FULL, *(STRANGE.replace("{}", text) for text in STRANGERS)],
+    ids=["refuses", "is full", *(f"strange {number}" for number in range(len(STRANGERS)))],
+)
+def test_it_sells_whatever_the_browser_keeps(
+    browser: Browser, add_item: AddItem, script: str
+) -> None:
+    """Nothing, since it refuses or is full, or something strange under our names."""
+    add_item("Millet", 4000)
+    source = {"source": script}
+    added = browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", source)
+    try:
+        browser.open("shop")
+        browser.sees("Millet", "#items")
+        browser.sign_up("Kesha")
+        browser.button("Add Millet to the cart").click()
+        browser.button("Buy").click()
+        browser.sees("is placed: 40.00", "#checkout")
+        browser.sees("paid", "#orders .pill")
+    finally:
+        browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    assert len(orders(browser)) == 1
+    assert browser.errors() == []
+
+
+def test_a_late_payment_is_told_to_the_buyer(browser: Browser, add_item: AddItem) -> None:
+    add_item("Millet", 4000)
+    browser.world.kill("payment")
+    browser.open("shop")
+    browser.sign_up("Kesha")
+    browser.button("Add Millet to the cart").click()
+    browser.button("Buy").click()
+    browser.sees("waiting for the payment", "#orders")
+    assert not browser.find("#late").is_displayed()
+    browser.sees("Your order is safe", "#late", timeout_s=30)
+    browser.world.start("payment")
+    eventually(lambda: browser.text("#orders .pill") == "paid")
+    assert not browser.find("#late").is_displayed()
+
+
+def test_the_cart_is_in_reach_on_a_phone(browser: Browser, add_item: AddItem) -> None:
+    """At the top and the end of the page; what is added is seen and told."""
+    for number in range(12):
+        add_item(f"Item {number}", 100)
+    browser.emulate(390, 844)
+    browser.open("shop")
+    browser.sees("Item 11", "#items")
+    browser.button("Add Item 3 to the cart").click()
+    browser.sees("Item 3 is in the cart.", "#added")
+    browser.sees("1 in cart", "#items")
+    for place in (0, 10**6):
+        browser.run("window.scrollTo(0, arguments[0])", place)
+        box = browser.run("return document.querySelector('#to-cart').getBoundingClientRect()")
+        assert 0 < box["top"] < box["bottom"] <= 844
+    assert browser.text("#to-cart").split() == ["Cart", "(1)", "1.00"]
+    browser.run("window.scrollTo(0, 0)")
+    browser.find("#to-cart").click()
+    eventually(lambda: 0 <= browser.run(TOP) < 400)
+    eventually(lambda: not browser.text("#added"))
+
+
+TOP = "return document.querySelector('#cart').getBoundingClientRect().top"

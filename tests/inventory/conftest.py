@@ -3,7 +3,7 @@
 import pytest
 from falcon.testing import TestClient
 
-from inventory.app import Inventory, create_app
+from inventory.app import Inventory
 
 
 @pytest.fixture
@@ -13,4 +13,4 @@ def service(inventory: Inventory) -> Inventory:
 
 @pytest.fixture
 def client(service: Inventory) -> TestClient:
-    return TestClient(create_app(service))
+    return TestClient(service.app())

@@ -1,24 +1,25 @@
 """The rules of items, and what is told of them."""
 
 import pytest
-from structlog.contextvars import bound_contextvars
 
 from inventory.app import Inventory
+from inventory.items import NewItem
 from messaging.outbox import Outbox
-from runtime.errors import NotFound
+from runtime.process.errors import NotFound
 from tests.contract import TIME, events, told, unchanged
+from tests.rules import create_item, toggle
 
 
 def test_a_new_item_is_told_whole(inventory: Inventory) -> None:
-    item = inventory.items.create("Millet", 4000)
+    item = create_item(inventory, "Millet", 4000)
     assert item == {"id": 1, "name": "Millet", "price": 4000, "active": True}
     assert told(inventory) == [("item.created", "1", {**item, "version": 1})]
 
 
 def test_each_toggle_is_told_with_a_new_version(inventory: Inventory) -> None:
-    item = inventory.items.create("Millet", 4000)
+    item = create_item(inventory, "Millet", 4000)
     for _ in range(2):
-        inventory.items.toggle(item["id"])
+        toggle(inventory, item["id"])
     assert told(inventory)[1:] == [
         ("item.status_changed", "1", {**item, "active": False, "version": 2}),
         ("item.status_changed", "1", {**item, "active": True, "version": 3}),
@@ -27,14 +28,13 @@ def test_each_toggle_is_told_with_a_new_version(inventory: Inventory) -> None:
 
 def test_an_event_is_a_cloud_event(inventory: Inventory) -> None:
     """It is numbered within its epoch, and carries the id of the request that caused it."""
-    with bound_contextvars(request_id="abc"):
-        for _ in range(2):
-            inventory.items.create("Millet", 4000)
+    inventory.items.create([NewItem("Millet", 4000, "abc")] * 2)
     first, second = events(inventory)
     epoch, number = second.pop("id").split(":")
     assert (len(bytes.fromhex(epoch)), number) == (16, "2")
     assert first["id"] == f"{epoch}:1"
     assert TIME.fullmatch(second.pop("time"))
+    assert second.pop("previous")
     assert second == {
         "specversion": "1.0",
         "source": "/inventory",
@@ -49,14 +49,14 @@ def test_an_event_is_a_cloud_event(inventory: Inventory) -> None:
 
 def test_an_unknown_item_is_not_toggled(inventory: Inventory) -> None:
     with unchanged(inventory), pytest.raises(NotFound):
-        inventory.items.toggle(1)
+        toggle(inventory, 1)
     with pytest.raises(NotFound):
         inventory.items.get(1)
 
 
 def test_no_change_without_its_event(inventory: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fact and event are one transaction: if one fails, there is neither."""
-    inventory.items.create("Millet", 4000)
+    create_item(inventory, "Millet", 4000)
 
     def emit(*_: object) -> None:
         raise OSError("disk full")
@@ -64,6 +64,6 @@ def test_no_change_without_its_event(inventory: Inventory, monkeypatch: pytest.M
     monkeypatch.setattr(Outbox, "emit", emit)
     with unchanged(inventory):
         with pytest.raises(OSError, match="disk full"):
-            inventory.items.create("Hemp", 150)
+            create_item(inventory, "Hemp", 150)
         with pytest.raises(OSError, match="disk full"):
-            inventory.items.toggle(1)
+            toggle(inventory, 1)

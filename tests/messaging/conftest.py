@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from peewee import OperationalError
 
-from messaging.event import document
-from messaging.wire import Event, Place, Replay
-from runtime.database import SqliteFile
+from messaging.event import Fact, document
+from messaging.outbox import Outbox
+from messaging.transports.wire import Place, Run
+from runtime.storage.database import SqliteFile
 
 OLDER, EPOCH, NEWER = (bytes([*range(15), number]) for number in (1, 2, 3))
 NOON = "2026-11-23T12:00:00.000Z"
@@ -25,16 +26,17 @@ class Clock:
         return self.now
 
 
-def live(sequence: int, epoch: bytes = EPOCH, body: bytes = b"", type: str = "counted") -> Event:
+def live(sequence: int, epoch: bytes = EPOCH, body: bytes = b"", type: str = "counted") -> Run:
     """An event of the stream ``numbers``."""
     place = Place(epoch, sequence)
-    return Event("numbers", place, body or document("/test", place, type, 1, NOON, {"n": sequence}))
+    told = body or document("/test", place, type, Fact(1, NOON, {"n": sequence}))
+    return single("numbers", place, told)
 
 
-def replay(event: Event, follows: Place | None = None) -> Replay:
-    """An event as the journal sends it again, by default after the one before it."""
-    before = follows or Place(event.place.epoch, event.place.sequence - 1)
-    return Replay("me", event.stream, before, event.place, event.body)
+def single(stream: str, place: Place, body: bytes, follows: Place | None = None) -> Run:
+    """A run of one event, by default after the one before it."""
+    before = follows or Place(place.epoch, place.sequence - 1)
+    return Run(stream, before, place, [body])
 
 
 def fail_after_commit(database: SqliteFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +66,18 @@ def database(tmp_path: Path) -> Iterator[SqliteFile]:
     opened.execute_sql("CREATE TABLE effect (n INTEGER)")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def outbox(database: SqliteFile) -> Outbox:
+    return Outbox(database, "numbers", "/test")
+
+
+def emit(database: SqliteFile, outbox: Outbox, count: int = 1, size: int = 0) -> None:
+    """Tell ``count`` events, each in a transaction of its own."""
+    for _ in range(count):
+        with database.write():
+            outbox.emit("counted", [Fact(1, NOON, {"text": "x" * size})])
 
 
 def effects(database: SqliteFile) -> list[int]:

@@ -4,11 +4,11 @@ from peewee import OperationalError
 from messaging.dead_letters import DeadLetters
 from messaging.event import Event
 from messaging.inbox import Reader, count_dead
-from messaging.models import DeadLetter, Inbox
-from messaging.wire import START
-from runtime.database import SqliteFile
-from runtime.errors import NotFound
-from tests.messaging.conftest import EPOCH, effects, live, replay
+from messaging.tables import DeadLetter, Inbox
+from messaging.transports.wire import START
+from runtime.process.errors import NotFound
+from runtime.storage.database import SqliteFile
+from tests.messaging.conftest import EPOCH, effects, live
 
 
 class Morgue:
@@ -20,19 +20,20 @@ class Morgue:
         handlers = {"counted": self._handle}
         self.letters = DeadLetters(database, {"numbers": handlers})
         reader = Reader(database, "numbers", handlers)
-        reader.receive(replay(live(1), START))
-        reader.receive(live(2, body=live(2).body.replace(b'"time":"', b'"time":"never')))
+        reader.receive(live(1)._replace(follows=START))
+        reader.receive(live(2, body=live(2).bodies[0].replace(b'"time":"', b'"time":"never')))
         reader.receive(live(3))
         reader.apply()
         (self.letter,) = self.letters.all()
 
-    def _handle(self, event: Event) -> None:
-        self.database.execute_sql("INSERT INTO effect VALUES (?)", (event.data["n"],))
+    def _handle(self, events: list[Event]) -> None:
+        for event in events:
+            self.database.execute_sql("INSERT INTO effect VALUES (?)", (event.data["n"],))
         if self.broken:
             raise self.broken
 
     def mend(self) -> None:
-        DeadLetter.update(body=live(2).body).execute(self.database)
+        DeadLetter.update(body=live(2).bodies[0]).execute(self.database)
 
     @property
     def inbox(self) -> list[int]:
@@ -91,6 +92,21 @@ def test_a_letter_that_fails_again_stays_with_its_new_error(morgue: Morgue) -> N
 def test_a_letter_that_does_not_validate_stays(morgue: Morgue) -> None:
     assert morgue.letters.retry(morgue.letter["id"]) is not None
     assert count_dead(morgue.database) == 1
+
+
+def test_a_mended_letter_is_applied_and_noted_as_it_was_received(morgue: Morgue) -> None:
+    """Else the reader would stop when the journal sends it again."""
+    received = bytes(morgue.letter["body"])
+    assert morgue.letters.retry(morgue.letter["id"], live(2).bodies[0]) is None
+    assert effects(morgue.database) == [1, 3, 2]
+    (noted,) = Inbox.select().where(Inbox.sequence == 2).execute(morgue.database)
+    assert bytes(noted.body) == received != live(2).bodies[0]
+
+
+def test_a_letter_that_is_mended_badly_stays_as_it_was(morgue: Morgue) -> None:
+    assert morgue.letters.retry(morgue.letter["id"], b"no event") is not None
+    (letter,) = morgue.letters.all()
+    assert bytes(letter["body"]) == bytes(morgue.letter["body"])
 
 
 def test_an_outage_is_no_try(morgue: Morgue) -> None:

@@ -1,20 +1,24 @@
 import json
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any
 
 import pytest
-import structlog
 from pydantic import ValidationError
 
-from messaging.event import MAX_EVENT_BYTES, Event, EventTooLarge, document
-from messaging.wire import Place
+from messaging.event import MAX_EVENT_BYTES, Event, EventTooLarge, Fact, document, previous
+from messaging.transports.wire import Place, digest
 from tests.messaging.conftest import EPOCH, NOON
 
 PLACE = Place(EPOCH, 258)
 
 
 def told(**data: Any) -> bytes:
-    return document("/shop", PLACE, "order.placed", 7, NOON, data)
+    return document("/shop", PLACE, "order.placed", Fact(7, NOON, data))
+
+
+def caused(request_id: str) -> bytes:
+    return document("/shop", PLACE, "order.placed", Fact(7, NOON, {}, request_id))
 
 
 def test_the_document_is_compact_cloudevents_json() -> None:
@@ -35,10 +39,19 @@ def test_the_document_is_compact_cloudevents_json() -> None:
 
 
 def test_the_request_id_becomes_the_correlation_id() -> None:
-    with structlog.contextvars.bound_contextvars(request_id="r-1"):
-        body = told()
+    body = caused("r-1")
     assert json.loads(body)["correlationid"] == "r-1"
     assert Event.parse("orders", PLACE, body).correlation_id == "r-1"
+
+
+def test_what_comes_last_is_the_digest_of_the_event_before_it() -> None:
+    before = told(price=1)
+    for fact in (Fact(7, NOON, {}), Fact(7, NOON, {}, "r-1")):
+        body = document("/shop", PLACE, "order.placed", fact, digest(before))
+        assert json.loads(body)["previous"] == blake2b(before, digest_size=16).hexdigest()
+        assert previous(body) == digest(before)
+    assert previous(before) is previous(b"") is previous(b"{") is None
+    assert previous(told(text='","previous":"' + "0" * 32)) is None
 
 
 def test_an_event_is_read_as_it_was_told() -> None:

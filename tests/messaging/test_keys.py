@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from messaging.keys import KeyPair, is_admitted, key_pair, public_key
-from runtime.errors import StartError
+from messaging.transports.keys import KeyPair, is_admitted, key_pair, public_key
+from runtime.process.errors import StartError
 
 
 def test_a_pair_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
@@ -21,7 +21,15 @@ def test_a_pair_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     assert pair.secret not in (folder / "broker.key").read_bytes()
 
 
-def test_of_many_that_start_at_once_the_first_wins(tmp_path: Path) -> None:
+def test_of_many_that_start_at_once_the_first_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a file system that has no links."""
+
+    def link(*_: object) -> None:
+        raise PermissionError("FAT has no links")
+
+    monkeypatch.setattr("os.link", link)
     for attempt in range(20):
         folder = tmp_path / str(attempt)
         with ThreadPoolExecutor(8) as pool:

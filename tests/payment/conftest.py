@@ -3,7 +3,7 @@
 import pytest
 from falcon.testing import TestClient
 
-from payment.app import Payment, create_app
+from payment.app import Payment
 
 
 @pytest.fixture
@@ -13,4 +13,4 @@ def service(payment: Payment) -> Payment:
 
 @pytest.fixture
 def client(service: Payment) -> TestClient:
-    return TestClient(create_app(service))
+    return TestClient(service.app())

@@ -7,8 +7,9 @@ import pytest
 from falcon.testing import TestClient
 
 from payment.api import Payment as Shown
+from payment.api import Totals
 from payment.app import Payment
-from runtime.problem import Problem
+from runtime.web.problem import Problem
 from tests.contract import (
     MAX_ID,
     NOT_IDS,
@@ -23,6 +24,7 @@ from tests.contract import (
     unchanged,
     written,
 )
+from tests.rules import pay
 
 ORDER = UUID("0b5e0000-0000-4000-8000-000000000001")
 
@@ -37,7 +39,7 @@ class TestPaymentList(ListContract):
     newest_first = True
 
     def add(self, service: Payment) -> int:
-        return int(service.payments.pay(1, 4300, uuid4())["id"])
+        return int(pay(service, 1, 4300, uuid4())["id"])
 
 
 class TestPaymentListOfUser(TestPaymentList):
@@ -46,7 +48,7 @@ class TestPaymentListOfUser(TestPaymentList):
     query: ClassVar[dict[str, Any]] = {"user_id": 1}
 
     def add(self, service: Payment) -> int:
-        service.payments.pay(2, 4300)
+        pay(service, 2, 4300)
         return super().add(service)
 
 
@@ -99,8 +101,8 @@ def test_an_order_is_not_paid_over_http(service: Payment, client: TestClient) ->
 
 
 def test_payments_of_an_order(service: Payment, client: TestClient) -> None:
-    service.payments.pay(1, 4300)
-    paid = service.payments.pay(1, 4300, ORDER)
+    pay(service, 1, 4300)
+    paid = pay(service, 1, 4300, ORDER)
     (shown,) = client.simulate_get(f"/api/payments?order_id={ORDER}&limit=1").json
     assert (shown["id"], shown["order_id"]) == (paid["id"], str(ORDER))
     for none in (f"order_id={ORDER}&user_id=2", f"order_id={uuid4()}"):
@@ -113,8 +115,33 @@ def test_wrong_filters(client: TestClient, field: str) -> None:
         assert fields(client.simulate_get(f"/api/payments?{query}")) == [field], query
 
 
+def test_totals(service: Payment, client: TestClient) -> None:
+    for user_id, price in ((1, 100), (2, 700), (1, 50)):
+        pay(service, user_id, price)
+    first, second = (
+        {"user_id": 2, "count": 1, "sum": 700},
+        {"user_id": 1, "count": 2, "sum": 150},
+    )
+    answer = client.simulate_get("/api/payments/totals")
+    assert matches(answer, Totals)
+    assert answer.json == {"count": 3, "sum": 850, "users": [first, second]}
+    assert answer.headers["Cache-Control"] == "no-cache"
+    own = client.simulate_get("/api/payments/totals?user_id=2")
+    assert own.json == {"count": 1, "sum": 700, "users": [first]}
+    assert own.headers["Cache-Control"] == "private, no-cache"
+    known = {"If-None-Match": answer.headers["ETag"]}
+    assert client.simulate_get("/api/payments/totals", headers=known).status_code == 304
+    pay(service, 3, 0)
+    assert client.simulate_get("/api/payments/totals", headers=known).status_code == 200
+    none = client.simulate_get(f"/api/payments/totals?user_id={MAX_ID}")
+    assert none.json == {"count": 0, "sum": 0, "users": []}
+    for wrong in ("0", "", "abc", str(MAX_ID + 1)):
+        answer = client.simulate_get(f"/api/payments/totals?user_id={wrong}")
+        assert fields(answer) == ["user_id"]
+
+
 def test_answers_are_as_declared(service: Payment, client: TestClient) -> None:
-    service.payments.pay(1, 4300, ORDER)
+    pay(service, 1, 4300, ORDER)
     assert matches(post(client, "/api/payment", {"user_id": 1, "price": 4300}), Shown)
     assert matches(client.simulate_get("/api/payments"), list[Shown])
     assert matches(post(client, "/api/payment", {}), Problem)

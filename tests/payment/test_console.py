@@ -12,6 +12,7 @@ from payment import console as payment_console
 from payment.app import Payment
 from payment.console import BATCH, Console
 from tests.conftest import eventually
+from tests.rules import pay
 
 ORDER = UUID("0b5e0000-0000-4000-8000-000000000001")
 
@@ -31,9 +32,9 @@ def running(payment: Payment) -> Iterator[Console]:
 def test_one_line_a_payment(payment: Payment, capfd: pytest.CaptureFixture[str]) -> None:
     """With the whole order id, or without one; a payment that is asked for again has no line."""
     with running(payment):
-        payment.payments.pay(1, 4300, ORDER)
-        payment.payments.pay(2, 0)
-        payment.payments.pay(1, 4300, ORDER)
+        pay(payment, 1, 4300, ORDER)
+        pay(payment, 2, 0)
+        pay(payment, 1, 4300, ORDER)
     assert capfd.readouterr().out == (
         f"Payment 1 of 4300 by user 1 for order {ORDER} succeeded\n"
         "Payment 2 of 0 by user 2 succeeded\n"
@@ -47,7 +48,7 @@ def test_lines_that_are_missing_are_written_at_start(
     count = BATCH + 1
     with payment.database.write():
         for price in range(count):
-            payment.payments.pay(1, price)
+            pay(payment, 1, price)
     for expected in (count, 0):
         with running(payment):
             pass
@@ -64,7 +65,7 @@ def test_marks_after_writing(payment: Payment, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(payment_console, "say", note)
     with running(payment):
-        payment.payments.pay(1, 4300)
+        pay(payment, 1, 4300)
     assert unmarked == [(1, "Payment 1 of 4300 by user 1 succeeded")]
 
 
@@ -79,9 +80,9 @@ def test_an_output_that_is_gone_is_ignored(
 
     with monkeypatch.context() as broken, running(payment):
         broken.setattr(os, "write", fail)
-        payment.payments.pay(1, 4300)
+        pay(payment, 1, 4300)
         eventually(lambda: not payment.payments.unannounced(1))
-        payment.payments.pay(1, 4300)
+        pay(payment, 1, 4300)
     assert len(payment.payments.all()) == 2
 
 
@@ -99,6 +100,6 @@ def test_a_mark_that_fails_does_not_repeat_the_line(
 
     monkeypatch.setattr(payment.payments, "mark_announced", fail_first)
     with running(payment):
-        payment.payments.pay(1, 4300)
+        pay(payment, 1, 4300)
     assert next(failures, None) is None
     assert capfd.readouterr().out.count("Payment 1 of 4300 by user 1 succeeded\n") == 1

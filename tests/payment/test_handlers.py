@@ -1,6 +1,9 @@
 """The events that the payment service reads."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -8,11 +11,13 @@ import pytest
 from pydantic import ValidationError
 
 from messaging.event import Event
-from messaging.wire import Place
+from messaging.transports.wire import Place
 from payment.app import Payment
-from payment.handlers import handlers
+from payment.handlers import handlers, inherited
+from runtime.process.settings import Settings
 from shop.app import Shop
 from tests.contract import EPOCH, events, heard, unchanged
+from tests.rules import checkout, create_user, pay
 from tests.shop.conftest import item
 
 ORDER = UUID("0b5e0000-0000-4000-8000-000000000001")
@@ -22,8 +27,8 @@ PLACED = {"order_id": str(ORDER), "user_id": 1, "price": 4300}
 def hear(payment: Payment, *received: Event) -> None:
     """Apply events as the inbox does."""
     table = handlers(payment.payments)["orders"]
-    for event in received:
-        table[event.type](event)
+    for kind, some in groupby(received, attrgetter("type")):
+        table[kind](list(some))
 
 
 def placed(data: dict[str, Any]) -> Event:
@@ -32,9 +37,9 @@ def placed(data: dict[str, Any]) -> Event:
 
 
 def test_pays_what_the_shop_tells_once(payment: Payment, shop: Shop) -> None:
-    user_id = shop.users.create("Kesha")["id"]
-    shop.catalogue.update(EPOCH, item(1, price=2150))
-    orders = [shop.orders.checkout(user_id, [1] * count) for count in (1, 2)]
+    user_id = create_user(shop, "Kesha")["id"]
+    shop.catalogue.update(EPOCH, [item(1, price=2150)])
+    orders = [checkout(shop, user_id, [1] * count) for count in (1, 2)]
     told = heard(shop, "orders")
     hear(payment, *told, *told)
     rows = payment.payments.all()[::-1]
@@ -57,7 +62,7 @@ def test_pays_any_price_that_an_order_can_have(payment: Payment, price: int) -> 
         PLACED | {"order_id": None},
         PLACED | {"order_id": "abc"},
         PLACED | {"user_id": 0},
-        PLACED | {"user_id": 2**63},
+        PLACED | {"user_id": 2**53},
         PLACED | {"price": -1},
         PLACED | {"price": "4300"},
         PLACED | {"price": 10**12 + 1},
@@ -67,3 +72,26 @@ def test_what_does_not_validate_changes_nothing(payment: Payment, data: dict[str
     """Such an event is set aside at once, and not tried again."""
     with unchanged(payment), pytest.raises(ValidationError):
         hear(payment, placed(data))
+
+
+def test_takes_over_what_it_has_told_itself(payment: Payment, settings: Settings) -> None:
+    """Whatever a payment is can be read from its event."""
+    pay(payment, 7, 4300, ORDER)
+    pay(payment, 7, 5)
+    elsewhere = settings.model_copy(update={"data_dir": settings.data_dir / "new"})
+    other = Payment(elsewhere)
+    other.database.open()
+    table = inherited(other.payments)
+    for event in heard(payment, "payments"):
+        table[event.type]([event])
+    assert other.payments.all() == payment.payments.all()
+    assert events(other) == []
+    other.database.close()
+
+
+@pytest.mark.parametrize("lacking", ["payment_id", "order_id", "user_id", "price"])
+def test_what_is_no_payment_is_not_taken_over(payment: Payment, lacking: str) -> None:
+    data = {"payment_id": 1, **PLACED}
+    event = replace(placed(data), data={name: data[name] for name in data if name != lacking})
+    with unchanged(payment), pytest.raises(ValidationError):
+        inherited(payment.payments)["payment.succeeded"]([event])

@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 
-from runtime.database import SqliteFile
+from runtime.storage.database import SqliteFile
 
 T = TypeVar("T")
 

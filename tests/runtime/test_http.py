@@ -2,8 +2,12 @@
 
 import io
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import falcon
 import peewee
@@ -16,23 +20,24 @@ import inventory.app
 import payment.app
 import shop.app
 from runtime import ROOT
-from runtime.api import documented
-from runtime.database import SqliteFile
-from runtime.errors import FieldError, NotFound, Refused, StartError
-from runtime.http import http_app
-from runtime.problem import MAX_BODY_BYTES
+from runtime.process.errors import FieldError, NotFound, Refused, StartError
+from runtime.storage.database import SqliteFile
+from runtime.web.problem import MAX_BODY_BYTES
+from runtime.web.requests import documented
+from runtime.web.shell import http_app
 from tests.conftest import Broker, eventually
 from tests.runtime.conftest import Probe
 
 APPS = {
-    "inventory": inventory.app.create_app,
-    "shop": shop.app.create_app,
-    "payment": payment.app.create_app,
+    "inventory": inventory.app.Inventory.app,
+    "shop": shop.app.Shop.app,
+    "payment": payment.app.Payment.app,
 }
 PATHS: dict[str, dict[str, set[str]]] = {
     "inventory": {
         "/api/items": {"get"},
         "/api/items/{item_id}": {"get"},
+        "/api/items/{item_id}/status": {"put"},
         "/api/items/{item_id}/toggle_status": {"put"},
         "/api/item": {"post"},
     },
@@ -44,7 +49,11 @@ PATHS: dict[str, dict[str, set[str]]] = {
         "/api/orders/{order_id}": {"get"},
         "/api/orders": {"get"},
     },
-    "payment": {"/api/payment": {"post"}, "/api/payments": {"get"}},
+    "payment": {
+        "/api/payment": {"post"},
+        "/api/payments": {"get"},
+        "/api/payments/totals": {"get"},
+    },
 }
 STREAMS = {"inventory": [], "shop": ["items", "payments"], "payment": ["orders"]}
 
@@ -232,14 +241,16 @@ def test_requests_are_counted_by_route_method_and_status(shared: SqliteFile) -> 
     client.simulate_get("/nowhere")
     client.simulate_patch("/nowhere")
     told = client.simulate_get("/metrics").text
-    counted = dict(re.findall(r"^http_request_duration_seconds_count(\S+) (\S+)$", told, re.M))
+    counted = dict(
+        re.findall(r"^parrot_http_request_duration_seconds_count(\S+) (\S+)$", told, re.M)
+    )
     assert counted == {
         '{method="GET",route="/things/{thing}",status="404"}': "3.0",
         '{method="POST",route="/livez",status="405"}': "1.0",
         '{method="GET",route="other",status="404"}': "1.0",
         '{method="other",route="other",status="404"}': "1.0",
     }
-    assert 'http_request_duration_seconds_bucket{le="+Inf",method="GET"' in told
+    assert 'parrot_http_request_duration_seconds_bucket{le="+Inf",method="GET"' in told
     assert "answer 42.0" in told
     assert "process_resident_memory_bytes" in told
 
@@ -262,6 +273,7 @@ def test_the_document_is_openapi(name: str, client: TestClient) -> None:
     methods = {path: set(entry) for path, entry in document["paths"].items()}
     assert {path: methods[path] for path in PATHS[name]} == PATHS[name]
     others = set(methods) - set(PATHS[name])
+    assert others == {"/livez", "/readyz", "/metrics"}
     assert all(client.simulate_get(path).status_code == 200 for path in others)
 
     for reference in every("$ref", document):
@@ -275,6 +287,11 @@ def test_the_document_is_openapi(name: str, client: TestClient) -> None:
     }
     names = [operation["operationId"] for operation in operations.values()]
     assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z]+[A-Z][A-Za-z]+", each) for each in names)
+    tags = {tag["name"]: tag["description"] for tag in document["tags"]}
+    assert {tag for operation in operations.values() for tag in operation["tags"]} == set(tags)
+    referred = {each.rpartition("/")[2] for each in every("$ref", document)}
+    assert referred == set(document["components"]["schemas"])
     for (path, _), operation in operations.items():
         assert operation["responses"], f"{path} has no answers"
         assert all(answer["description"] for answer in operation["responses"].values())
@@ -296,7 +313,8 @@ def test_the_document_shows_everything_by_examples(client: TestClient, name: str
                 if code >= "4":
                     (media,) = answer["content"].values()
                     assert media["example"]["status"] == int(code)
-    assert {"/livez", "/readyz", "/metrics"} <= set(document["paths"])
+                    assert media["example"]["title"] == answer["description"]
+                    assert bool(media["example"].get("errors")) == (code == "422")
 
 
 def test_the_document_tells_the_bounds_of_a_query(client: TestClient, name: str) -> None:
@@ -304,8 +322,7 @@ def test_the_document_tells_the_bounds_of_a_query(client: TestClient, name: str)
     path = next(path for path in PATHS[name] if path.endswith("s"))
     parameters = document["paths"][path]["get"]["parameters"]
     (limit,) = (each["schema"] for each in parameters if each["name"] == "limit")
-    assert every("minimum", limit) == [1]
-    assert every("maximum", limit) == [1000]
+    assert limit == {"type": "integer", "minimum": 1, "maximum": 1000}
 
 
 def test_the_document_tells_that_errors_are_problems(client: TestClient, name: str) -> None:
@@ -318,13 +335,24 @@ def test_the_document_tells_that_errors_are_problems(client: TestClient, name: s
 
 
 def test_docs_need_no_internet(client: TestClient) -> None:
-    answer = client.simulate_get("/docs")
-    assert answer.headers["Content-Type"].startswith("text/html")
-    assert "/openapi.json" in answer.text
-    elements = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", answer.text)
-    assert "<script>" in elements
-    assert not [each for each in elements if re.search(r"(src|href)=.?(https?:)?//", each)]
-    assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", answer.text)
+    """The page has its scripts and styles from its own service; of those, none loads another."""
+    page = client.simulate_get("/docs")
+    assert page.headers["Content-Type"].startswith("text/html")
+    files = re.findall(r"(?:src|href)=\"([^\"]*)\"", page.text)
+    assert len(files) == 4
+    answers = {path: client.simulate_get(path) for path in files}
+    assert [answer.status_code for answer in answers.values()] == [200] * 4
+    for path, answer in answers.items():
+        assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", answer.text), path
+    assert any("/openapi.json" in answer.text for answer in answers.values())
+
+
+def test_no_documentation_site_is_in_memory(name: str) -> None:
+    """spectree has a few lines for each site, and not the sites themselves."""
+    script = f"import {name}.app, spectree.page; print(len(str(spectree.page.PAGE_TEMPLATES)))"
+    command = [sys.executable, "-c", script]
+    size = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert int(size) < 20_000
 
 
 def test_the_page_leads_to_the_docs(client: TestClient) -> None:
@@ -366,8 +394,11 @@ def test_pages_may_load_and_do_what_is_their_own_only(client: TestClient, path: 
 
 
 def test_the_documents_have_a_policy_of_their_own(client: TestClient) -> None:
+    """Swagger UI has inline styles and pictures, and no inline scripts."""
     given = policy(client, "/docs")
-    assert given["default-src"] == "'self' 'unsafe-inline' data:"
+    assert given["default-src"] == "'self'"
+    assert given["style-src"] == "'self' 'unsafe-inline'"
+    assert given["img-src"] == "'self' data:"
     assert given["frame-ancestors"] == "'none'"
 
 
@@ -401,3 +432,118 @@ def test_no_path_leaves_the_static_folder(client: TestClient, path: str) -> None
     answer = client.simulate_get(path)
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
     assert client.simulate_get("/static/index.html").content == client.simulate_get("/").content
+
+
+SAME = [
+    "/",
+    "/docs",
+    "/docs/swagger-ui.css",
+    "/openapi.json",
+    "/static/index.html",
+    "/shared/page.js",
+    "/shared/style.css",
+]
+LISTS = {
+    "inventory": ["/api/items", "/api/items/1"],
+    "shop": ["/api/users", "/api/items", "/api/orders?user_id=1"],
+    "payment": ["/api/payments", "/api/payments?user_id=1"],
+}
+UNKNOWN = f"/api/orders/{UUID(int=1)}"
+
+
+@pytest.fixture
+def filled(name: str, client: TestClient) -> TestClient:
+    """The client of a service in which there is something to see."""
+    posts = {"inventory": "/api/item", "shop": "/api/user", "payment": "/api/payment"}
+    body = {"item": {"name": "Millet", "price": 1}, "name": "Kesha", "user_id": 1, "price": 1}
+    assert client.simulate_post(posts[name], json=body).status_code == 201
+    return client
+
+
+def test_head_is_get_without_the_body(name: str, filled: TestClient) -> None:
+    for path in [*SAME, *LISTS[name], "/livez", "/readyz", "/nowhere", "/api/items/9", UNKNOWN]:
+        got, asked = filled.simulate_get(path), filled.simulate_head(path)
+        assert (asked.status, asked.content) == (got.status, b""), path
+        ids = {"x-request-id": ""}
+        assert {**asked.headers, **ids} == {**got.headers, **ids}, path
+    assert filled.simulate_head("/metrics").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/static/index.html", "/shared/page.js", "/docs", "/metrics"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE"])
+def test_what_is_read_takes_nothing_else(client: TestClient, method: str, path: str) -> None:
+    answer = client.simulate_request(method, path)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+def test_every_answer_tells_how_it_may_be_kept(name: str, filled: TestClient) -> None:
+    for path in [*SAME, *LISTS[name]]:
+        answer = filled.simulate_get(path)
+        private = "user_id" in path or "/orders/" in path
+        assert answer.headers["Cache-Control"] == ("private, no-cache" if private else "no-cache")
+        for known in (answer.headers["ETag"], f"W/{answer.headers['ETag']}", "*"):
+            same = filled.simulate_get(path, headers={"If-None-Match": known})
+            assert (same.status_code, same.content) == (304, b""), (path, known)
+            for header in ("Cache-Control", "ETag"):
+                assert same.headers[header] == answer.headers[header]
+        for other in ('"*"', '"other"', '"*", "other"'):
+            assert filled.simulate_get(path, headers={"If-None-Match": other}).status_code == 200
+    for method, path in [
+        *(("GET", path) for path in ("/livez", "/readyz", "/metrics", "/nowhere", "/api/orders")),
+        *(("POST", path) for path in ("/api/item", "/api/user", "/api/payment", "/livez")),
+        ("PUT", "/api/items/1/toggle_status"),
+        ("OPTIONS", "/"),
+    ]:
+        answer = filled.simulate_request(method, path)
+        assert answer.headers["Cache-Control"] == "no-store", path
+        assert "ETag" not in answer.headers
+
+
+def test_conditions_that_do_not_hold_are_ignored(client: TestClient) -> None:
+    """A part is not sent, of a file no more than of a list: the whole answer is what is allowed."""
+    for headers in (
+        {"Range": "bytes=0-3", "If-Range": '"another"'},
+        {"Range": "bytes=0-3", "If-Range": "Mon, 01 Jan 2001 00:00:00 GMT"},
+        {"Range": "bytes=9999999-"},
+        {"If-Modified-Since": "yesterday"},
+        {"If-Modified-Since": "Mon, 99 Foo 2001 00:00:00 GMT"},
+    ):
+        answer = client.simulate_get("/shared/page.js", headers=headers)
+        assert (answer.status_code, answer.content) == (
+            200,
+            client.simulate_get("/shared/page.js").content,
+        )
+
+
+def test_a_new_page_names_new_files(
+    shared: SqliteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a browser has kept of an old version has another URL, however deep it is referred to."""
+    own, common = tmp_path / "own", tmp_path / "common"
+    shutil.copytree(ROOT / "shop" / "static", own)
+    shutil.copytree(ROOT / "runtime" / "web" / "static", common)
+    monkeypatch.setattr("runtime.web.shell.SHARED", common)
+
+    def loaded() -> set[str]:
+        """All that the page loads."""
+        app = TestClient(http_app(shared, Probe(), documented("Test"), own))
+        urls, unread = set(), {"/"}
+        while unread:
+            url = unread.pop()
+            urls.add(url)
+            text = app.simulate_get(url).text
+            found = set(re.findall(r"/(?:static|shared)/[^\"'\s)]+", text))
+            unread |= found - urls
+        assert all(app.simulate_get(url).status_code == 200 for url in urls)
+        return {url for url in urls if url != "/"}
+
+    before = loaded()
+    assert {url.partition("?")[0] for url in before} == {
+        *("/static/shop.js", "/static/shop.css"),
+        *("/shared/page.js", "/shared/facts.js", "/shared/style.css", "/shared/parrot.svg"),
+    }
+    assert loaded() == before
+    with (common / "page.js").open("a") as script:
+        script.write("// changed")
+    changed = {url.partition("?")[0] for url in loaded() - before}
+    assert changed == {"/shared/page.js", "/static/shop.js"}

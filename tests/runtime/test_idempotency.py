@@ -1,22 +1,22 @@
 """An idempotency key: one effect, however often and at the same time the request is sent."""
 
 import hashlib
-from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pytest
 from falcon import Request, Response
 from falcon.testing import Result, TestClient
+from peewee import IntegrityError
 
 from runtime import ROOT
-from runtime.api import created, documented
-from runtime.database import SqliteFile
-from runtime.errors import FieldError, Refused
-from runtime.http import http_app
-from runtime.idempotency import once
-from runtime.models import KeptAnswer
+from runtime.process.errors import FieldError, Refused, ShopError
+from runtime.storage.database import SqliteFile
+from runtime.storage.tables import KeptAnswer
+from runtime.storage.writer import commit
+from runtime.web.once import Answer, Change, Key, once
+from runtime.web.requests import created, documented, make
+from runtime.web.shell import http_app
 from tests.runtime.conftest import Probe, in_threads, note, notes
 
 EMPTY = hashlib.sha256(b"{}").digest()
@@ -29,18 +29,25 @@ class Notes:
         self.database = database
         self.answer: Any = None
         self.error: Exception | None = None
+        self.refused: Any = None
 
     def on_post(self, req: Request, resp: Response) -> None:
-        body = req.media
-        once(self.database, req, resp, body, partial(self._act, resp, body))
+        make(req, resp, self.change(req.media), req.media)
 
-    def _act(self, resp: Response, body: Any) -> None:
-        with self.database.write():
+    def change(self, body: Any) -> Change:
+        return Change(self._note, body, partial(created, location="/notes/{count}"))
+
+    def _note(self, bodies: list[Any]) -> list[dict[str, Any] | ShopError]:
+        rows: list[dict[str, Any] | ShopError] = []
+        for body in bodies:
+            if body == self.refused:
+                rows.append(Refused(FieldError("a", "no")))
+                continue
             note(self.database, str(body))
-            row = {"count": len(notes(self.database)), "more": self.answer}
-            created(resp, row, location=f"/notes/{row['count']}")
-            if self.error:
-                raise self.error
+            rows.append({"count": len(notes(self.database)), "more": self.answer})
+        if self.error:
+            raise self.error
+        return rows
 
 
 @pytest.fixture
@@ -118,6 +125,40 @@ def test_effect_and_answer_are_one_commit(client: TestClient, database: SqliteFi
     assert commits == [1]
 
 
+@pytest.mark.parametrize("sent", ["abc", '"abc"', '"a\\"b"'])
+def test_a_key_that_an_earlier_version_kept(
+    sent: str, client: TestClient, database: SqliteFile
+) -> None:
+    """It was kept as it was sent, quotes and all."""
+    kept = {"path": "/notes", "key": sent, "fingerprint": EMPTY, "kept_at": "2026"}
+    KeptAnswer.insert(**kept, status=201, location="/notes/9", body=b'{"count":9}').execute(
+        database
+    )
+    again = post(client, sent)
+    assert (again.status_code, again.json, again.headers["Location"]) == (
+        201,
+        {"count": 9},
+        "/notes/9",
+    )
+    assert notes(database) == []
+
+
+def test_two_keys_of_an_earlier_version_that_are_now_one(
+    client: TestClient, database: SqliteFile
+) -> None:
+    """Each client that sends its own again gets its own answer."""
+    for number, key in enumerate(("abc", '"abc"')):
+        kept = {"path": "/notes", "key": key, "fingerprint": EMPTY, "kept_at": "2026"}
+        row = {"status": 201, "location": "/notes/9", "body": b'{"count":%d}' % number}
+        KeptAnswer.insert(**kept, **row).execute(database)
+    assert [post(client, key).json["count"] for key in ("abc", '"abc"')] == [0, 1]
+
+
+def test_a_key_that_has_quotes_is_another_one(client: TestClient) -> None:
+    keys = ('"\\"abc\\""', "abc")
+    assert [post(client, key).json["count"] for key in keys] == [1, 2]
+
+
 def test_keys_outlive_the_process(client: TestClient, database: SqliteFile) -> None:
     first = post(client, "k")
     reopened = SqliteFile(database.path, "runtime")
@@ -127,23 +168,47 @@ def test_keys_outlive_the_process(client: TestClient, database: SqliteFile) -> N
     reopened.close()
 
 
-def test_an_answer_that_was_undone_is_not_given(
-    client: TestClient, database: SqliteFile, monkeypatch: pytest.MonkeyPatch
+def answers(resource: Notes, *keyed: tuple[str | None, Any]) -> list[Answer | Exception]:
+    """What a list of requests is answered, each with its key and body."""
+    changes = [
+        resource.change(body)._replace(key=key and Key.of("/notes", key, body))
+        for key, body in keyed
+    ]
+    return list(commit(resource.database, once, changes))
+
+
+def test_in_a_list_each_key_has_one_effect(resource: Notes, database: SqliteFile) -> None:
+    """Who comes second gets the first answer; who has no key is no repetition."""
+    first, second, other, bare, third, bare_again = answers(
+        resource, ("k", 1), ('"k"', 1), ("l", 1), (None, 1), ("k", 1), (None, 1)
+    )
+    assert first == second == third
+    assert len({each.location for each in (first, other, bare, bare_again)}) == 4  # type: ignore[union-attr]
+    assert len(notes(database)) == 4
+    assert answers(resource, ("l", 1), ("k", 1)) == [other, first]
+
+
+def test_in_a_list_a_key_is_for_one_body(resource: Notes, database: SqliteFile) -> None:
+    """Who comes first has the key, unless it is refused."""
+    resource.refused = 1
+    first, second, third = answers(resource, ("k", 1), ("k", 2), ("k", 3))
+    assert isinstance(first, Refused)
+    assert isinstance(second, Answer)
+    assert isinstance(third, Refused)
+    assert "another body" in str(third)
+    assert notes(database) == ["2"]
+
+
+def test_a_list_that_fails_is_undone_and_each_is_done_alone(
+    resource: Notes, database: SqliteFile
 ) -> None:
-    """In a group the first answer was there, then all was undone, and done again without it."""
-    transact = database.transact
-
-    def undone_once(action: Callable[[], None]) -> None:
-        with suppress(ZeroDivisionError), database.write():
-            kept = {"path": "/notes", "key": "k", "fingerprint": EMPTY, "kept_at": "2026"}
-            row = {"status": 201, "location": "/notes/99", "body": b'{"count":99}'}
-            KeptAnswer.insert(**kept, **row).execute(database)
-            action()
-            raise ZeroDivisionError
-        transact(action)
-
-    monkeypatch.setattr(database, "transact", undone_once)
-    first = post(client, "k")
-    monkeypatch.undo()
-    assert (first.json["count"], first.headers["Location"]) == (1, "/notes/1")
-    assert same(first, post(client, "k"))
+    """Its answers are those of then."""
+    full = (
+        "BEFORE INSERT ON kept_answer WHEN NEW.key = '\"b\"' BEGIN SELECT RAISE(ABORT, 'full'); END"
+    )
+    database.execute_sql(f"CREATE TRIGGER full {full}")
+    first, failed, last = answers(resource, ("a", 1), ("b", 2), ("c", 3))
+    assert isinstance(failed, IntegrityError)
+    assert [each.location for each in (first, last)] == ["/notes/1", "/notes/2"]  # type: ignore[union-attr]
+    assert notes(database) == ["1", "3"]
+    assert answers(resource, ("a", 1), ("c", 3)) == [first, last]

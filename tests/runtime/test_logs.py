@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import structlog
 
-from runtime.database import ROOT
-from runtime.logs import configure_logs
-from runtime.settings import Settings
+from runtime.process.logs import configure_logs
+from runtime.process.settings import Settings
+from runtime.storage.database import ROOT
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 LEVELS = ["debug", "info", "warning", "error"]
@@ -93,8 +93,9 @@ def test_a_standard_error_that_is_gone_stops_nothing(redirection: str, log_forma
     reader, writer = os.pipe()
     os.close(reader)
     code = (
-        "import structlog; from runtime.logs import configure_logs; "
-        "from runtime.settings import load_settings; configure_logs('shop', load_settings()); "
+        "import structlog; from runtime.process.logs import configure_logs; "
+        "from runtime.process.settings import load_settings; "
+        "configure_logs('shop', load_settings()); "
         "[structlog.get_logger('x').error('line') for _ in range(3)]; print('done', flush=True)"
     )
     ended = subprocess.run(
@@ -117,12 +118,16 @@ def test_nobody_steers_the_terminal_or_forges_a_line(
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(os, "isatty", lambda descriptor: terminal)
     configure_logs("shop", Settings())
-    structlog.get_logger("x").info("request", path="/\x1b]0;owned\x07\nforged")
+    text = "/\x1b]0;owned\x07\nforged"
+    structlog.get_logger("x").info("request", path=text)
+    logging.getLogger("library").warning(text)
     logging.getLogger().handlers[0].flush()
-    (line,) = capfd.readouterr().err.splitlines()
-    assert "\x1b]" not in line
-    assert "\x07" not in line
-    assert "\\x1b]0;owned" in line
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert "\x1b]" not in line
+        assert "\x07" not in line
+        assert "\\x1b]0;owned" in line
 
 
 def test_a_library_that_logs_wrongly_is_told_of_and_not_hurt(

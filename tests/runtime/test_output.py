@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from runtime.output import say
+from runtime.process.output import say
 
 
 def test_a_line_that_is_no_text_is_written_too(capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,35 +5,39 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import falcon
 import pytest
 from falcon.testing import TestClient
-from peewee import DatabaseError, IntegrityError, OperationalError
+from peewee import DatabaseError, DataError, IntegrityError, OperationalError
 
+from messaging.event import Fact, previous
 from messaging.inbox import Reader
-from messaging.models import Cursor
 from messaging.outbox import Outbox
-from messaging.wire import START, Place
+from messaging.tables import Cursor
+from messaging.transports.wire import START, Place, digest
 from runtime import ROOT
-from runtime.api import created, documented
-from runtime.database import Database, SqliteFile, is_outage, server
-from runtime.errors import NotFound, StartError
-from runtime.http import http_app
-from runtime.idempotency import once
+from runtime.process.errors import NotFound, StartError
+from runtime.storage.database import Database, SqliteFile, is_outage, server
+from runtime.storage.writer import commit
+from runtime.web.once import Change
+from runtime.web.requests import created, documented, make
+from runtime.web.shell import http_app
 from scenarios.servers import PostgresServer
 from shop.catalogue import Catalogue
 from tests.conftest import eventually
-from tests.messaging.conftest import EPOCH, NOON, Clock, live, replay
+from tests.messaging.conftest import EPOCH, NOON, Clock, live
 from tests.pairs import require_servers
 from tests.processes import SERVICES
 from tests.runtime.conftest import Probe
-from tests.runtime.test_group_commit import Commits
 from tests.servers import new_database, psycopg
 
 PACKAGES = ("runtime", "messaging", "shop")
@@ -66,6 +70,11 @@ def database(copy: Copy) -> Any:
 def note(database: Database, text: object) -> int:
     """Keep a text, in the transaction that is open or in one of its own; gives its id."""
     return int(database.run("INSERT INTO note (text) VALUES (?) RETURNING id", text).fetchone()[0])
+
+
+def confirm(database: Database, text: str) -> None:
+    with database.write():
+        note(database, text)
 
 
 def notes(database: Database) -> list[str]:
@@ -115,7 +124,7 @@ def test_the_tables_are_those_of_the_file(service: str, copy: Copy, tmp_path: An
 
 OPEN = """
 import sys
-from runtime.database import server
+from runtime.storage.database import server
 server(sys.argv[1], "runtime", "messaging", "shop").open()
 """
 
@@ -137,6 +146,41 @@ def test_the_tables_of_another_service_are_refused(database: Any, postgres_url: 
         other.open()
     assert "payment" not in database.get_tables()
     other.close_all()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_JP"])
+def test_a_database_of_another_encoding_is_refused(encoding: str, postgres_url: str) -> None:
+    """In one line, before anything is made in it."""
+    parts = urlsplit(postgres_url)
+    name = f"parrot_{uuid4().hex}"
+    options = f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+    with session(postgres_url) as other:
+        other.execute(f"CREATE DATABASE {name} {options}")
+    url = parts._replace(path=f"/{name}").geturl()
+    refused = server(url, *PACKAGES)
+    try:
+        with pytest.raises(StartError, match=rf"^[^\n]*{encoding}[^\n]*UTF8[^\n]*$"):
+            refused.open()
+        refused.close_all()
+        with session(url) as other:
+            made = other.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+            assert made.fetchone() == (0,)
+    finally:
+        with session(postgres_url) as other:
+            other.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_texts_of_any_alphabet_are_kept(
+    copy: Copy, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the server, or the user's environment, has for a client's encoding."""
+    database = copy()
+    with session(postgres_url) as other:
+        other.execute(f"ALTER DATABASE {database.database} SET client_encoding = 'LATIN1'")
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    database.close_idle()
+    note(database, "🦜 €")
+    assert notes(database) == ["🦜 €"]
 
 
 def test_a_database_of_a_newer_version_is_refused(database: Any, postgres_url: str) -> None:
@@ -178,8 +222,9 @@ def test_its_name_has_no_password() -> None:
 WRITE = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from messaging.event import Fact
 from messaging.outbox import Outbox
-from runtime.database import server
+from runtime.storage.database import server
 from tests.messaging.conftest import NOON
 
 database = server(sys.argv[1], "runtime", "messaging", "shop")
@@ -188,11 +233,12 @@ outbox = Outbox(database, "numbers", "/test")
 def tell(n):
     def act():
         database.run("INSERT INTO note (text) VALUES (?)", str(outbox.head()[0].sequence + 1))
-        outbox.emit("counted", n, NOON, {"n": n})
+        outbox.emit("counted", [Fact(n, NOON, {"n": n})])
         if n % 7 == 0:
             raise LookupError
     try:
-        database.transact(act)
+        with database.write():
+            act()
     except LookupError:
         pass
 
@@ -227,6 +273,8 @@ def test_commits_sequences_and_ids_are_in_one_order(database: Any, postgres_url:
     assert [writer.returncode for writer in writers] == [0] * 4
     assert looks > 10
     assert notes(database) == [str(n) for n in range(1, 4 * 120 + 1)]
+    bodies = [body for _, body in Outbox(database, "numbers", "/test").rows(0, 4 * 120)]
+    assert [previous(body) for body in bodies] == [None, *map(digest, bodies[:-1])]
 
 
 def test_what_the_server_would_do_less_well_is_set_for_each_session(
@@ -243,7 +291,7 @@ def test_what_the_server_would_do_less_well_is_set_for_each_session(
     for setting, value in {
         "synchronous_commit": "on",
         "transaction_isolation": "read committed",
-        "lock_timeout": "5s",
+        "lock_timeout": "2200ms",
         "idle_in_transaction_session_timeout": "2s",
     }.items():
         assert database.run(f"SHOW {setting}").fetchone() == (value,)
@@ -266,23 +314,12 @@ def test_a_write_is_committed_or_undone(database: Any, copy: Copy) -> None:
     assert len(heard) == 1
 
 
-def test_an_attempt_that_fails_is_undone_alone(database: Any) -> None:
-    """Also where the server has refused a statement, and would refuse all others."""
-    with database.write():
-        note(database, "before")
-        with suppress(Exception), database.undoable():
-            note(database, "undone")
-            database.run("SELECT 1 / 0")
-        note(database, "after")
-    assert notes(database) == ["before", "after"]
-
-
 def test_ids_are_as_wide_as_in_the_file(database: Any) -> None:
     """And prices, versions and sequences."""
     most = 2**63 - 1
     item = {"id": most, "name": "Millet", "price": most, "active": True, "version": most}
     catalogue = Catalogue(database)
-    catalogue.update(EPOCH, item)
+    catalogue.update(EPOCH, [item])
     assert catalogue.find([most])[most]["price"] == most
     Cursor.insert(stream="numbers", epoch=EPOCH, sequence=most).execute(database)
     assert Reader(database, "numbers", {}).place == Place(EPOCH, most)
@@ -314,28 +351,25 @@ def test_the_catalogues_version_is_another_one_after_each_change(
     assert Catalogue(database).version() == seen[-1]
 
 
-# Transactions that share a commit
+# Lists that share a commit
 
 
-@pytest.mark.parametrize("changes", [False, True])
-def test_a_refused_request_is_undone_alone(changes: bool, database: Any) -> None:
-    """Where it has changed nothing, the others need not be done again."""
-    commits, runs = Commits(database), []
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_refused_request_is_undone_alone(breaks: bool, database: Any) -> None:
+    """Although the server takes nothing more in a transaction that a statement has broken."""
 
-    def refuse() -> None:
-        notes(database)
-        if changes:
-            note(database, "undone")
-        raise NotFound
+    def keep(database: Database, texts: Sequence[str]) -> list[int | Exception]:
+        database.run_rows("INSERT INTO note (text) VALUES {}", [(text,) for text in texts])
+        if "refused" in texts:
+            if breaks:
+                database.run("SELECT 1 / 0")
+            raise NotFound
+        return [len(text) for text in texts]
 
-    def keep(text: str) -> int:
-        runs.append(text)
-        return note(database, text)
-
-    results = commits.all_at_once([partial(keep, "a"), refuse, partial(keep, "b")])
-    assert isinstance(results[1], NotFound)
-    assert sorted(notes(database)) == ["a", "b"]
-    assert commits.count == (3 if changes else 2)  # with the one behind which they queued up
+    outcomes = commit(database, keep, ["a", "refused", "bb"])
+    assert isinstance(outcomes[1], DataError if breaks else NotFound)
+    assert [outcomes[0], outcomes[2]] == [1, 2]
+    assert notes(database) == ["a", "bb"]
 
 
 def test_a_key_that_comes_to_two_copies_at_once_has_one_effect(copy: Copy) -> None:
@@ -346,11 +380,11 @@ def test_a_key_that_comes_to_two_copies_at_once_has_one_effect(copy: Copy) -> No
             self.database = database
 
         def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-            once(self.database, req, resp, req.media, partial(self.act, resp))
+            shown = partial(created, location="/notes/{number}")
+            make(req, resp, Change(self.keep, "kept", shown), req.media)
 
-        def act(self, resp: falcon.Response) -> None:
-            number = note(self.database, "kept")
-            created(resp, {"number": number}, location=f"/notes/{number}")
+        def keep(self, texts: list[str]) -> list[dict[str, Any]]:
+            return [{"number": note(self.database, text)} for text in texts]
 
     clients = []
     for each in (copy(), copy()):
@@ -361,7 +395,8 @@ def test_a_key_that_comes_to_two_copies_at_once_has_one_effect(copy: Copy) -> No
 
     def post(n: int) -> tuple[int, str, str | None]:
         gate.wait()
-        headers = {"Content-Type": "application/json", "Idempotency-Key": "once"}
+        longest = '"' + '\\"' * 255 + '"'
+        headers = {"Content-Type": "application/json", "Idempotency-Key": longest}
         answer = clients[n % 2].simulate_post("/notes", headers=headers, body="{}")
         return answer.status_code, answer.text, answer.headers.get("location")
 
@@ -393,7 +428,7 @@ def test_a_connection_that_the_server_has_ended_is_replaced_unnoticed(
     end_sessions(postgres_url)
     for _ in range(5):
         assert note(database, "kept")
-        database.transact(partial(note, database, "kept"))
+        confirm(database, "kept")
     assert len(database._connections) == 1
 
 
@@ -412,11 +447,11 @@ def test_a_server_that_comes_back_is_used_again_at_once(
     actions: list[Callable[[], Any]] = [
         partial(database.run, "SELECT 1"),
         partial(note, database, "lost"),
-        partial(database.transact, partial(note, database, "lost")),
+        partial(confirm, database, "lost"),
         partial(Catalogue(database).on_sale),
     ]
     for n in range(2):
-        database.transact(partial(note, database, f"kept {n}"))
+        confirm(database, f"kept {n}")
         postgres_server.end(number)
         try:
             for action in actions * 2:
@@ -494,6 +529,71 @@ def test_a_server_may_start_last(postgres_server: PostgresServer, own_url: str) 
     database.close_all()
 
 
+def timed(action: Callable[[], Any]) -> float:
+    """How long an action took to meet an outage, in seconds."""
+    begun = time.monotonic()
+    with pytest.raises(Exception) as error:
+        action()
+    assert is_outage(error.value), error.value
+    return time.monotonic() - begun
+
+
+def test_a_server_that_hangs_costs_some_seconds_once(
+    copy: Copy, own_url: str, postgres_server: PostgresServer
+) -> None:
+    """Whoever comes then hears of it at once; when it goes on, so does everybody."""
+    database = copy(url=own_url)
+    confirm(database, "kept")
+    actions: list[Callable[[], Any]] = [
+        partial(database.run, "SELECT 1"),
+        partial(note, database, "lost"),
+    ]
+
+    def write() -> None:
+        """As the one writer does for many requests."""
+        _, error = commit(database, lambda each, texts: [note(each, text) for text in texts], "ab")
+        assert isinstance(error, Exception)
+        raise error
+
+    postgres_server.freeze()
+    try:
+        with ThreadPoolExecutor(15) as pool:
+            assert max(pool.map(timed, [write, *actions * 7])) < 5
+        with ThreadPoolExecutor(15) as pool:
+            took = sorted(pool.map(timed, [write, *actions * 7]))
+        assert took[-1] < 5
+        assert took[-2] < 1  # all but the one that has tried it
+    finally:
+        postgres_server.thaw()
+    eventually(lambda: not raises_outage(actions[0]))
+    confirm(database, "kept")
+    assert notes(database)[-1] == "kept"
+    assert not database._in_use
+
+
+def raises_outage(action: Callable[[], Any]) -> bool:
+    try:
+        action()
+    except Exception as error:
+        assert is_outage(error), error
+        return True
+    return False
+
+
+def test_a_query_that_takes_too_long_spoils_nothing_for_others(database: Any) -> None:
+    assert timed(partial(database.run, "SELECT pg_sleep(10)")) < 5
+    with ThreadPoolExecutor(15) as pool:
+        found = list(pool.map(lambda _: database.run("SELECT 1").fetchone(), range(15)))
+    assert found == [(1,)] * 15
+
+
+def test_a_server_that_only_reads_is_noticed(database: Any, postgres_url: str) -> None:
+    with session(postgres_url) as other:
+        other.execute(f"ALTER DATABASE {database.database} SET default_transaction_read_only = on")
+    database.close_idle()
+    assert "read-only" in database.try_writing()
+
+
 def test_a_lock_that_somebody_holds_for_too_long_is_an_outage(
     copy: Copy, postgres_url: str
 ) -> None:
@@ -506,7 +606,7 @@ def test_a_lock_that_somebody_holds_for_too_long_is_an_outage(
                 pytest.fail("there are two writers")
             assert is_outage(error.value)
     assert not database._in_use
-    database.transact(partial(note, database, "kept"))
+    confirm(database, "kept")
     assert notes(database) == ["kept"]
 
 
@@ -544,10 +644,10 @@ def test_a_session_that_does_nothing_amid_a_transaction_is_ended(copy: Copy) -> 
     other = copy()
     with pytest.raises(Exception) as error, database.write():
         note(database, "lost")
-        other.transact(partial(note, other, "of another"))  # waits until the lock is free
+        confirm(other, "of another")  # waits until the lock is free
         note(database, "lost, too")
     assert is_outage(error.value)
-    database.transact(partial(note, database, "after"))
+    confirm(database, "after")
     assert notes(other) == ["of another", "after"]
 
 
@@ -565,7 +665,7 @@ def test_a_silent_server_is_noticed_by_both_ends(database: Any) -> None:
 CLAIM = """
 import sys
 import structlog
-from runtime.database import server
+from runtime.storage.database import server
 database = server(sys.argv[1], "runtime", "messaging", "shop")
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 heard = []
@@ -653,6 +753,21 @@ def test_a_copy_whose_session_was_ended_takes_part_again(
     eventually(led_by_all, timeout_s=30)
 
 
+def test_a_copy_that_stands_still_loses_its_lead(claimed: list[Claimed]) -> None:
+    """Another one takes over within seconds; the first takes part again when it goes on."""
+    (first,) = leaders(claimed)
+    first.process.send_signal(signal.SIGSTOP)
+    others = [each for each in claimed if each is not first]
+    try:
+        begun = time.monotonic()
+        eventually(lambda: leaders(others), timeout_s=8)
+        assert time.monotonic() - begun < 8
+    finally:
+        first.process.send_signal(signal.SIGCONT)
+    eventually(lambda: len(leaders(claimed)) == 1)
+    assert not first.leads
+
+
 def test_leaders_of_schemas_of_one_database_are_not_each_others_rivals(
     copy: Copy, postgres_url: str
 ) -> None:
@@ -675,7 +790,7 @@ def test_a_commit_elsewhere_wakes_the_copy_that_leads(
     heard = leader.ask()[1]
     database.run("SELECT 1")
     for n in range(1, 4):
-        database.transact(partial(note, database, "kept"))
+        confirm(database, "kept")
         eventually(lambda: leader.ask()[1] == heard + n)  # noqa: B023
 
 
@@ -689,12 +804,14 @@ def test_a_reader_that_another_copy_has_overtaken_undoes_its_work_and_goes_on_be
     databases, clock = [copy(), copy()], Clock()
     readers = []
     for each in databases:
-        handlers = {"counted": lambda event, each=each: note(each, event.data["n"])}
+        handlers = {
+            "counted": lambda events, each=each: [note(each, event.data["n"]) for event in events]
+        }
         readers.append(Reader(each, "numbers", handlers, clock))
     first, second = readers
     assert first.place == second.place == START
     for reader in readers:
-        reader.receive(replay(live(1), follows=START))
+        reader.receive(live(1)._replace(follows=START))
         reader.receive(live(2))
     first.apply()
     second.receive(live(3))
@@ -704,7 +821,7 @@ def test_a_reader_that_another_copy_has_overtaken_undoes_its_work_and_goes_on_be
     clock.now += 2
     assert second.want() == Place(EPOCH, 2)
     for n in (1, 2, 3):
-        second.receive(replay(live(n)))
+        second.receive(live(n))
     second.apply()
     assert notes(databases[0]) == ["1", "2", "3"]
     assert (first.applied, second.applied) == (2, 1)
@@ -714,6 +831,37 @@ def test_a_reader_that_another_copy_has_overtaken_undoes_its_work_and_goes_on_be
     assert notes(databases[0]) == ["1", "2", "3"]
 
 
+def test_a_leader_that_slept_with_a_received_batch_applies_nothing_of_it_again(copy: Copy) -> None:
+    """Although an event amid the batch fails: another copy has led meanwhile, and is further."""
+    databases, clock = [copy(), copy()], Clock()
+    fails = [True]
+
+    def take(events: list[Any], each: Any) -> None:
+        for event in events:
+            note(each, event.data["n"])
+            if event.data["n"] == 3 and fails:
+                raise LookupError
+
+    readers = [
+        Reader(each, "numbers", {"counted": partial(take, each=each)}, clock) for each in databases
+    ]
+    slept, other = readers
+    for reader in readers:
+        reader.receive(live(1)._replace(follows=START))
+        reader.receive(live(2))
+        reader.receive(live(3))
+    other.apply()
+    fails.clear()
+    clock.now += 1
+    other.receive(live(3))
+    other.apply()
+    assert other.place == Place(EPOCH, 3)
+    fails.append(True)
+    slept.apply()
+    assert notes(databases[0]) == ["1", "2", "3"]
+    assert slept.place == Place(EPOCH, 3)
+
+
 def test_an_event_is_there_with_its_fact_or_not_at_all(database: Any, copy: Copy) -> None:
     """Also for who writes at the same time in another copy."""
     outboxes = [(each, Outbox(each, "numbers", "/test")) for each in (database, copy())]
@@ -721,7 +869,7 @@ def test_an_event_is_there_with_its_fact_or_not_at_all(database: Any, copy: Copy
         each, outbox = outboxes[n % 2]
         with suppress(ZeroDivisionError), each.write():
             note(each, n)
-            outbox.emit("counted", n, NOON, {"n": n})
+            outbox.emit("counted", [Fact(n, NOON, {"n": n})])
             if n % 3 == 0:
                 raise ZeroDivisionError
     rows = outboxes[0][1].rows(0, 10)

@@ -1,8 +1,11 @@
 """Other processes: their lines are shown, their ends are told, and ports have holders."""
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +14,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-import runtime.processes
-from runtime.processes import Child, held, listens
+import runtime.process.children
+from runtime.process.children import Child, held, listens
 from tests.conftest import eventually, free_port
 
 Start = Callable[[str], Child]
@@ -27,7 +30,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
     def run(code: str) -> Child:
         (tmp_path / "parrot.py").write_text(code)
-        children.append(Child("parrot", 32))
+        children.append(Child("parrot", 32, {"PYTHONPATH": str(tmp_path)}))
         return children[-1]
 
     yield run
@@ -75,11 +78,40 @@ def test_a_child_does_not_wait_for_who_reads(start: Start, monkeypatch: pytest.M
     """Its lines are lost when nobody takes them any more, and it goes on."""
     reader, writer = os.pipe()
     os.close(reader)
-    monkeypatch.setattr(runtime.processes, "STDOUT", writer)
+    monkeypatch.setattr(runtime.process.children, "STDOUT", writer)
     child = start("for _ in range(10_000): print('a line that fills the pipe')")
     assert child.process.wait(10) == 0
     child.stop(time.monotonic())
     os.close(writer)
+
+
+def test_a_child_imports_nothing_from_the_current_folder(
+    start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    os.chdir(tmp_path / "here")
+    for name in ("parrot", "json"):
+        Path(f"{name}.py").write_text("print('wrong')")
+    child = start("import json; print('right')")
+    assert child.process.wait(10) == 0
+    child.stop(time.monotonic() + 1)
+    assert capfd.readouterr().out == "parrot    | right\n"
+
+
+def test_where_lines_are_json_each_is_an_object(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is one already is left as it is; standard output is for people."""
+    monkeypatch.setenv("LOG_FORMAT", "json")
+    kept = '{"event": "started", "service": "parrot"}'
+    child = start(f"import sys; print('hello'); print('{kept}', file=sys.stderr); sys.exit('1')")
+    assert child.process.wait(10) == 1
+    child.stop(time.monotonic() + 1)
+    captured = capfd.readouterr()
+    assert captured.out == "parrot    | hello\n"
+    first, second = captured.err.splitlines()
+    assert first == kept
+    assert json.loads(second).items() >= {"event": "1", "service": "parrot"}.items()
 
 
 def test_a_signal_reaches_the_whole_group(start: Start, tmp_path: Path) -> None:
@@ -132,7 +164,65 @@ def test_the_holder_of_a_port_is_named() -> None:
     assert not listens(HOST, busy)
 
 
+@pytest.mark.parametrize("wanted", ["127.0.0.2", "::1"])
+def test_a_port_on_another_address_is_free(wanted: str) -> None:
+    with socket.create_server((HOST, 0)) as holder:
+        port = holder.getsockname()[1]
+        assert held({"SHOP_PORT": (wanted, port)}) == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "wanted"),
+    [
+        ("127.0.0.2", "127.0.0.2"),
+        ("0.0.0.0", "127.0.0.2"),
+        ("127.0.0.2", "0.0.0.0"),
+        ("::1", "::1"),
+        ("::", "127.0.0.2"),
+    ],
+)
+def test_only_who_holds_that_address_is_named(theirs: str, wanted: str) -> None:
+    """Another process that has the port on an address beside it is innocent."""
+    beside = "::1" if "127" in theirs + wanted and theirs != "::" else "127.0.0.1"
+    code = "import socket, sys; s = socket.create_server(("
+    code += "sys.argv[1], int(sys.argv[2])), family=int(sys.argv[3]), dualstack_ipv6={}); input()"
+
+    def family(host: str) -> socket.AddressFamily:
+        return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    both = theirs == "::"
+    with socket.create_server((theirs, 0), family=family(theirs), dualstack_ipv6=both) as holder:
+        port = holder.getsockname()[1]
+        command = [sys.executable, "-c", code.format(False), beside, str(port)]
+        command.append(str(int(family(beside))))
+        other = None
+        if not both:  # nothing can be beside that
+            other = subprocess.Popen(command, stdin=subprocess.PIPE)
+            eventually(lambda: listens(beside, port))
+        (line,) = held({"SHOP_PORT": (wanted, port)})
+        if other:
+            assert f"process {other.pid} " not in line
+            other.communicate(timeout=10)
+    assert f"is held by process {os.getpid()} (" in line
+
+
 def test_a_holder_that_cannot_be_seen_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = SimpleNamespace(laddr=SimpleNamespace(port=1), status="LISTEN", pid=None)
-    monkeypatch.setattr(psutil, "net_connections", lambda kind: [connection])
-    assert held({"SHOP_PORT": (HOST, 1)}) == ["port 1 (SHOP_PORT) is held by another process"]
+    with socket.create_server((HOST, 0)) as holder:
+        port = holder.getsockname()[1]
+        address = SimpleNamespace(ip=HOST, port=port)
+        connection = SimpleNamespace(laddr=address, status="LISTEN", pid=None)
+        monkeypatch.setattr(psutil, "net_connections", lambda kind: [connection])
+        who = f"port {port} (SHOP_PORT) is held by another process"
+        assert held({"SHOP_PORT": (HOST, port)}) == [who]
+
+
+def test_nobody_is_told_to_end_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds ports for what it starts when somebody connects."""
+    with socket.create_server((HOST, 0)) as holder:
+        port = holder.getsockname()[1]
+        address = SimpleNamespace(ip=HOST, port=port)
+        connection = SimpleNamespace(laddr=address, status="LISTEN", pid=1)
+        monkeypatch.setattr(psutil, "net_connections", lambda kind: [connection])
+        (line,) = held({"SHOP_PORT": (HOST, port)})
+    assert "is held by process 1 (" in line
+    assert "kill" not in line

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from runtime.settings import Settings, load_settings, without_password
+from runtime.process.settings import Settings, authority, load_settings, without_password
 
 DEFAULTS = {
     "HOST": "127.0.0.1",
     "INVENTORY_PORT": 8001,
     "SHOP_PORT": 8002,
     "PAYMENT_PORT": 8003,
+    "INVENTORY_EXCHANGE_PORT": 8101,
+    "SHOP_EXCHANGE_PORT": 8102,
+    "PAYMENT_EXCHANGE_PORT": 8103,
     "BROKER_PUBLISH_URL": "tcp://127.0.0.1:5559",
     "BROKER_SUBSCRIBE_URL": "tcp://127.0.0.1:5560",
     "BROKER_HTTP_PORT": 8000,
@@ -25,6 +28,7 @@ DEFAULTS = {
     "BROKER_TLS_CERT": None,
     "BROKER_TLS_KEY": None,
     "RETENTION_DAYS": 30,
+    "CURRENCY": None,
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "console",
 }
@@ -34,6 +38,9 @@ OTHERS = {
     "INVENTORY_PORT": "1",
     "SHOP_PORT": "65535",
     "PAYMENT_PORT": "9003",
+    "INVENTORY_EXCHANGE_PORT": "9101",
+    "SHOP_EXCHANGE_PORT": "9102",
+    "PAYMENT_EXCHANGE_PORT": "9103",
     "BROKER_PUBLISH_URL": "tcp://broker:1",
     "BROKER_SUBSCRIBE_URL": "tcp://10.0.0.1:65535",
     "BROKER_HTTP_PORT": "9000",
@@ -48,6 +55,7 @@ OTHERS = {
     "BROKER_TLS_CERT": __file__,
     "BROKER_TLS_KEY": __file__,
     "RETENTION_DAYS": "1",
+    "CURRENCY": "EUR",
     "LOG_LEVEL": "warning",
     "LOG_FORMAT": "json",
 }
@@ -118,6 +126,26 @@ NOT_A_URL = [
     "tcp://a:1#x",
     "tcp://user@a:1",
     "tcp://no such host:1",
+    "tcp://a..b:1",
+    "tcp://::1:5559",
+    "tcp://[127.0.0.1]:1",
+    "tcp://256.0.0.1:1",
+]
+NOT_A_HOST = [
+    "",
+    "a..b",
+    ".",
+    "-a",
+    "x" * 64,
+    "256.0.0.1",
+    "127.1",
+    "[127.0.0.1]",
+    "[::1",
+    "::1]",
+    "localhost:80",
+    "fe80::1%a..b",
+    "no such host",
+    "*",
 ]
 
 
@@ -135,12 +163,23 @@ NOT_A_URL = [
         *(
             (f"{service}_DATABASE_URL", value)
             for service in ("INVENTORY", "SHOP", "PAYMENT")
-            for value in ("shop.db", "sqlite:///shop.db", "mysql://u:secret@h/d", "postgresql:shop")
+            for value in (
+                "shop.db",
+                "mysql:///d?password=secret&x=1",
+                "sqlite:///shop.db",
+                "mysql://u:secret@h/d",
+                "postgresql:shop",
+                "postgresql://a..b/shop",
+                "postgresql:///shop?host=a..b",
+                "postgresql://[zz/shop",
+                "postgresql://h:99999/shop",
+            )
         ),
         *(("BROKER_URL", value) for value in ("nats", "tcp://a:1", "nats://a:1,", "nats://a b")),
+        *(("BROKER_URL", value) for value in ("nats://a..b:1", "nats://a:99999", "nats://a:0")),
         *(("BROKER_REPLICAS", value) for value in ("", "0", "6", "three")),
         *((f"BROKER_{name}", "/no/such/file") for name in ("CREDENTIALS", "TLS_CA", "TLS_KEY")),
-        ("HOST", ""),
+        *(("HOST", value) for value in NOT_A_HOST),
         ("DATA_DIR", ""),
     ],
 )
@@ -148,15 +187,65 @@ def test_a_wrong_value_is_one_line(
     name: str,
     value: str,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
         load_settings()
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = capfd.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert f"{name}={without_password(value)!r}" in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("character", ["\r", "\n", "\t", "\x1b", "\x7f", "\x85"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_control_character_is_refused(
+    name: str,
+    character: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Files with Windows line ends leave one at the end of each value."""
+    monkeypatch.setenv(name, OTHERS[name] + character)
+    with pytest.raises(SystemExit) as ended:
+        load_settings()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert line.startswith(f"wrong setting {name}=")
+    assert "control character" in line
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "shown"),
+    [
+        ("::1", "::1", "[::1]:80"),
+        ("[::1]", "::1", "[::1]:80"),
+        ("::", "::", "[::]:80"),
+        ("fe80::1%eth0", "fe80::1%eth0", "[fe80::1%eth0]:80"),
+        ("0.0.0.0", "0.0.0.0", "0.0.0.0:80"),
+        ("my_host.example.", "my_host.example.", "my_host.example.:80"),
+        ("bücher", "bücher", "bücher:80"),
+    ],
+)
+def test_what_a_host_may_be(
+    given: str, host: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOST", given)
+    assert load_settings().host == host
+    assert authority(host, 80) == shown
+
+
+def test_addresses_of_ipv6_have_brackets_in_urls(monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = {
+        "BROKER_PUBLISH_URL": "tcp://[::1]:5559",
+        "SHOP_DATABASE_URL": "postgresql://u@[::1]:5432/shop",
+        "BROKER_URL": "nats://[::1]:4222",
+    }
+    for name, url in urls.items():
+        monkeypatch.setenv(name, url)
+    assert urls.items() <= load_settings().environment().items()
 
 
 @pytest.mark.parametrize("name", [name for name, value in DEFAULTS.items() if value is None])

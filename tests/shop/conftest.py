@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from falcon.testing import TestClient
 
-from shop.app import Shop, create_app
+from shop.app import Shop
 from tests.contract import EPOCH
+from tests.rules import create_user
 
 
 def item(id: int, **changes: Any) -> dict[str, Any]:
@@ -22,15 +23,15 @@ def service(shop: Shop) -> Shop:
 
 @pytest.fixture
 def client(service: Shop) -> TestClient:
-    return TestClient(create_app(service))
+    return TestClient(service.app())
 
 
 @pytest.fixture
 def stocked(shop: Shop) -> Shop:
     """A shop with the users 1 and 2, the items 1 to 3, and item 4 out of sale."""
     for name in ("Kesha", "Gosha"):
-        shop.users.create(name)
+        create_user(shop, name)
     for item_id in (1, 2, 3):
-        shop.catalogue.update(EPOCH, item(item_id))
-    shop.catalogue.update(EPOCH, item(4, active=False))
+        shop.catalogue.update(EPOCH, [item(item_id)])
+    shop.catalogue.update(EPOCH, [item(4, active=False)])
     return shop

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 from falcon.testing import TestClient
 
-from runtime.problem import Problem
+from runtime.web.problem import Problem
 from shop.api import Item, Order, User
 from shop.app import Shop
 from tests.contract import (
@@ -27,6 +27,7 @@ from tests.contract import (
     unchanged,
     written,
 )
+from tests.rules import checkout, create_user, mark_paid
 from tests.shop.conftest import item
 
 
@@ -45,18 +46,19 @@ class TestUserList(ListContract):
     path = "/api/users"
 
     def add(self, service: Shop) -> int:
-        return int(service.users.create("Kesha")["id"])
+        return int(create_user(service, "Kesha")["id"])
 
 
 class TestItemList(ListContract):
     """Between the items that are shown there are some that are not for sale."""
 
     path = "/api/items"
+    whole = True
 
     def add(self, service: Shop) -> int:
         last = max((row["id"] for row in service.catalogue.on_sale()), default=0)
-        service.catalogue.update(EPOCH, item(last + 1, active=False))
-        service.catalogue.update(EPOCH, item(last + 2))
+        service.catalogue.update(EPOCH, [item(last + 1, active=False)])
+        service.catalogue.update(EPOCH, [item(last + 2)])
         return int(last + 2)
 
 
@@ -69,8 +71,8 @@ class TestOrderList(ListContract):
     newest_first = True
 
     def add(self, service: Shop) -> UUID:
-        service.orders.checkout(2, [1])
-        return UUID(str(service.orders.checkout(1, [3, 1, 1])["id"]))
+        checkout(service, 2, [1])
+        return UUID(str(checkout(service, 1, [3, 1, 1])["id"]))
 
 
 def test_create_a_user(client: TestClient) -> None:
@@ -127,7 +129,7 @@ def test_a_paid_order_is_shown_as_paid(stocked: Shop, client: TestClient) -> Non
     """The kept answer to its checkout stays what it was."""
     body = {"user_id": 1, "item_ids": [1]}
     placed = post(client, "/api/checkout", body, key="a")
-    stocked.orders.mark_paid(UUID(placed.json["id"]), "2026-11-23T10:00:00.123Z")
+    mark_paid(stocked, UUID(placed.json["id"]), "2026-11-23T10:00:00.123Z")
     shown = client.simulate_get(placed.headers["Location"]).json
     paid = {"status": "paid", "paid_at": "2026-11-23T10:00:00.123Z"}
     assert shown == placed.json | paid
@@ -147,11 +149,60 @@ def test_everything_that_cannot_be_bought_is_named_at_once(
         ]
 
 
+def test_of_many_faults_the_first_are_listed(stocked: Shop, client: TestClient) -> None:
+    """And how many there are: a refusal is no larger than what was asked."""
+    with unchanged(stocked):
+        for ids in (range(1000, 2000), [0] * 1000):
+            refusal = problem(
+                post(client, "/api/checkout", {"user_id": 1, "item_ids": [*ids]}), 422
+            )
+            listed = [error["field"] for error in refusal["errors"]]
+            assert listed == [f"item_ids.{n}" for n in range(20)]
+            assert refusal["detail"].startswith("1000 fields are wrong")
+        assert (
+            len(fields(post(client, "/api/checkout", {"user_id": 1, "item_ids": [9] * 20}))) == 20
+        )
+
+
+def test_a_kept_answer_costs_no_more_than_its_order(stocked: Shop, client: TestClient) -> None:
+    """Of a thousand items; it is the same answer again all the same."""
+    ids = list(range(1, 1001))
+    with stocked.database.write():
+        for item_id in ids:
+            name = f"{uuid4()} {uuid4()} {uuid4()}"
+            stocked.catalogue.update(EPOCH, [item(item_id, version=9, name=name)])
+    body = {"user_id": 1, "item_ids": ids}
+    first = post(client, "/api/checkout", body, key="a")
+    assert first.status_code == 201
+    assert post(client, "/api/checkout", body, key="a").content == first.content
+    (kept,) = stocked.database.run("SELECT length(body) FROM kept_answer").fetchone()
+    # A number takes two bytes and more, and each value one for its type.
+    order = "SELECT sum(length(name) + 5 + 4 * 2) FROM order_line"
+    assert kept < stocked.database.run(order).fetchone()[0] < len(first.content)
+
+
+def test_orders_with_many_lines_come_on_shorter_pages(
+    stocked: Shop, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page has an end in lines, too; following the links gives each order once."""
+    monkeypatch.setattr("shop.api.MAX_LINES", 4)
+    orders = [checkout(stocked, 1, [1, 2][: 1 + n % 2])["id"] for n in range(7)][::-1]
+    pages, link = [], "</api/orders?user_id=1>"
+    while link:
+        page = client.simulate_get(link[1:].partition(">")[0])
+        pages.append([row["id"] for row in page.json])
+        link = page.headers.get("Link")
+    assert [len(page) for page in pages] == [3, 2, 2]
+    assert [order for page in pages for order in page] == [str(order) for order in orders]
+    monkeypatch.setattr("shop.api.MAX_LINES", 1)
+    assert len(client.simulate_get("/api/orders?user_id=1").json) == 1
+
+
 def test_a_checkout_that_became_possible_is_done(stocked: Shop, client: TestClient) -> None:
     """Its refusal was not kept under its key."""
     body = {"user_id": 1, "item_ids": [4]}
     problem(post(client, "/api/checkout", body, key="a"), 422)
-    stocked.catalogue.update(EPOCH, item(4, version=2))
+    stocked.catalogue.update(EPOCH, [item(4, version=2)])
     assert post(client, "/api/checkout", body, key="a").status_code == 201
 
 
@@ -192,7 +243,7 @@ def test_the_largest_order(stocked: Shop, client: TestClient) -> None:
     ids = list(range(MAX_ID - 999, MAX_ID + 1))
     with stocked.database.write():
         for item_id in ids:
-            stocked.catalogue.update(EPOCH, item(item_id, price=10**9, name="🦜" * 200))
+            stocked.catalogue.update(EPOCH, [item(item_id, price=10**9, name="🦜" * 200)])
     answer = post(client, "/api/checkout", {"user_id": 1, "item_ids": ids}, key="a")
     assert (answer.status_code, answer.json["price"]) == (201, 10**12)
     assert len(events(stocked)[0]["data"]["items"]) == 1000
@@ -229,7 +280,23 @@ def test_answers_are_as_declared(stocked: Shop, client: TestClient) -> None:
     assert matches(client.simulate_get("/api/items"), list[Item])
     placed = post(client, "/api/checkout", {"user_id": 1, "item_ids": [1, 2, 2]})
     assert matches(placed, Order)
-    stocked.orders.mark_paid(UUID(placed.json["id"]), "2026-11-23T10:00:00.123Z")
+    mark_paid(stocked, UUID(placed.json["id"]), "2026-11-23T10:00:00.123Z")
     assert matches(client.simulate_get(placed.headers["Location"]), Order)
     assert matches(client.simulate_get("/api/orders?user_id=1"), list[Order])
     assert matches(post(client, "/api/checkout", {}), Problem)
+
+
+def test_users_are_found_by_name(service: Shop, client: TestClient) -> None:
+    """By the page, whose link keeps the name; the last one has no link."""
+    for name in ("Zoë", "Bob", "zoe\u0308 2", "ZOË & Co"):
+        create_user(service, name)
+    pages, link = [], "</api/users?name=zo%C3%AB&limit=2>"
+    while link:
+        answer = client.simulate_get(link[1:].partition(">")[0])
+        pages.append([user["id"] for user in answer.json])
+        link = answer.headers.get("Link")
+    assert pages == [[1, 3], [4]]
+    (found,) = client.simulate_get("/api/users", params={"name": "  & co "}).json
+    assert found == {"id": 4, "name": "ZOË & Co"}
+    for wrong in ("", " ", "x" * 201, "%00"):
+        assert fields(client.simulate_get(f"/api/users?name={wrong}")) == ["name"]

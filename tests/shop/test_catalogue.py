@@ -11,10 +11,11 @@ from hypothesis import settings as run
 from hypothesis import strategies as st
 
 from inventory.app import Inventory
-from shop.app import Shop, create_app
+from shop.app import Shop
 from shop.handlers import handlers
 from tests.conftest import eventually
 from tests.contract import events, heard, unchanged
+from tests.rules import create_item, toggle
 from tests.shop.conftest import item
 
 OLD, NEW = (bytes(15) + bytes([number]) for number in (1, 2))
@@ -25,7 +26,7 @@ def names(shop: Shop) -> list[str]:
 
 
 def test_an_item_is_taken_over(shop: Shop) -> None:
-    shop.catalogue.update(OLD, item(7, name="Millet"))
+    shop.catalogue.update(OLD, [item(7, name="Millet")])
     shown = {"id": 7, "name": "Millet", "price": 700, "active": True}
     assert shop.catalogue.on_sale() == [shown]
     assert shop.catalogue.find([6, 7]) == {7: shown}
@@ -33,35 +34,35 @@ def test_an_item_is_taken_over(shop: Shop) -> None:
 
 
 def test_an_inactive_item_is_known_and_not_on_sale(shop: Shop) -> None:
-    shop.catalogue.update(OLD, item(7))
-    shop.catalogue.update(OLD, item(7, active=False, version=2))
+    shop.catalogue.update(OLD, [item(7)])
+    shop.catalogue.update(OLD, [item(7, active=False, version=2)])
     assert shop.catalogue.on_sale() == []
     assert shop.catalogue.find([7])[7]["active"] is False
 
 
 def test_a_newer_version_replaces_all_of_an_older_one(shop: Shop) -> None:
-    shop.catalogue.update(OLD, item(1))
+    shop.catalogue.update(OLD, [item(1)])
     newer = {"id": 1, "name": "Hemp", "price": 5, "active": True}
-    shop.catalogue.update(OLD, {**newer, "version": 3})
+    shop.catalogue.update(OLD, [{**newer, "version": 3}])
     assert shop.catalogue.on_sale() == [newer]
 
 
 def test_an_older_version_or_the_same_changes_nothing(shop: Shop) -> None:
-    shop.catalogue.update(OLD, item(1, version=2))
+    shop.catalogue.update(OLD, [item(1, version=2)])
     with unchanged(shop):
         for version in (1, 2):
-            shop.catalogue.update(OLD, item(1, version=version, name="old", active=False))
+            shop.catalogue.update(OLD, [item(1, version=version, name="old", active=False)])
 
 
 def test_a_new_epoch_starts_with_an_empty_catalogue(shop: Shop) -> None:
     """Even with a lower version of the same item: it is another warehouse."""
     for item_id in (1, 2):
-        shop.catalogue.update(OLD, item(item_id, version=9))
-    shop.catalogue.update(NEW, item(1, name="new"))
+        shop.catalogue.update(OLD, [item(item_id, version=9)])
+    shop.catalogue.update(NEW, [item(1, name="new")])
     assert names(shop) == ["new"]
     with unchanged(shop):
-        shop.catalogue.update(OLD, item(1, version=10))
-        shop.catalogue.update(OLD, item(2, version=10))
+        shop.catalogue.update(OLD, [item(1, version=10)])
+        shop.catalogue.update(OLD, [item(2, version=10)])
 
 
 @run(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,7 +82,7 @@ def test_the_newest_stays_whatever_comes_in_whatever_order(
             told = item(
                 item_id, name=f"{epoch.hex()} {version}", active=version % 2, version=version
             )
-            shop.catalogue.update(epoch, told)
+            shop.catalogue.update(epoch, [told])
             if epoch == newest and version >= expected.get(item_id, told)["version"]:
                 expected[item_id] = told
         found = shop.catalogue.find([1, 2, 3])
@@ -102,13 +103,13 @@ def test_it_becomes_what_the_warehouse_is(
     with shop.database.atomic() as ours, inventory.database.atomic() as theirs:
         for item_id in changes:
             if item_id <= len(inventory.items.all()):
-                inventory.items.toggle(item_id)
+                toggle(inventory, item_id)
             else:
-                inventory.items.create(f"Item {item_id}", item_id)
+                create_item(inventory, f"Item {item_id}", item_id)
         told = heard(inventory, "items") * 2
         chance.shuffle(told)
         for event in told:
-            item_changed[event.type](event)
+            item_changed[event.type]([event])
         known, kept = shop.catalogue.find(range(1, 13)), inventory.items.all()
         ours.rollback()
         theirs.rollback()
@@ -117,21 +118,21 @@ def test_it_becomes_what_the_warehouse_is(
 
 def test_whoever_changes_an_item_changes_what_is_answered(shop: Shop) -> None:
     """Also by hand, in another process, and also where it is undone: no answer is older than it."""
-    client = TestClient(create_app(shop))
+    client = TestClient(shop.app())
 
     def shown() -> list[int]:
         return [row["id"] for row in client.simulate_get("/api/items").json]
 
-    shop.catalogue.update(OLD, item(1))
+    shop.catalogue.update(OLD, [item(1)])
     assert shown() == [1]
     with closing(sqlite3.connect(shop.database.path)) as other, other:
         other.execute("DELETE FROM item")
     eventually(lambda: shown() == [])
     assert shop.catalogue.find([1]) == {}
     with shop.database.atomic() as transaction:
-        shop.catalogue.update(OLD, item(2))
+        shop.catalogue.update(OLD, [item(2)])
         assert shop.catalogue.find([2])
         transaction.rollback()
-    shop.catalogue.update(OLD, item(3))
+    shop.catalogue.update(OLD, [item(3)])
     assert shop.catalogue.find([2, 3]).keys() == {3}
     assert shown() == [3]

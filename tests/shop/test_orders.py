@@ -7,17 +7,19 @@ from uuid import UUID, uuid4
 import pytest
 
 from messaging.outbox import Outbox
-from runtime.errors import NotFound, Refused
+from runtime.process.errors import NotFound, Refused
 from shop import orders
 from shop.app import Shop
+from shop.orders import PaidOrder
 from tests.contract import EPOCH, events, told, unchanged
+from tests.rules import checkout, mark_paid
 from tests.shop.conftest import item
 
 PAID_AT = "2026-11-23T10:00:00.123Z"
 
 
 def test_an_order_is_told_with_its_price(stocked: Shop) -> None:
-    order = stocked.orders.checkout(2, [3, 1, 3])
+    order = checkout(stocked, 2, [3, 1, 3])
     lines = [
         {"item_id": 1, "quantity": 1, "price": 100},
         {"item_id": 3, "quantity": 2, "price": 300},
@@ -29,21 +31,21 @@ def test_an_order_is_told_with_its_price(stocked: Shop) -> None:
 
 
 def test_an_order_keeps_the_names_and_prices_it_was_placed_with(stocked: Shop) -> None:
-    order = stocked.orders.checkout(1, [1])
-    stocked.catalogue.update(EPOCH, item(1, name="renamed", price=1, version=2))
-    stocked.catalogue.update(EPOCH + b"\x01", item(9))
+    order = checkout(stocked, 1, [1])
+    stocked.catalogue.update(EPOCH, [item(1, name="renamed", price=1, version=2)])
+    stocked.catalogue.update(EPOCH + b"\x01", [item(9)])
     assert stocked.orders.get(order["id"]) == order
 
 
 def test_an_order_may_cost_nothing(stocked: Shop) -> None:
-    stocked.catalogue.update(EPOCH, item(5, price=0))
-    assert stocked.orders.checkout(1, [5, 5])["price"] == 0
+    stocked.catalogue.update(EPOCH, [item(5, price=0)])
+    assert checkout(stocked, 1, [5, 5])["price"] == 0
 
 
 def test_a_refused_order_changes_nothing(stocked: Shop) -> None:
     """Everything that is at fault is named at once."""
     with unchanged(stocked), pytest.raises(Refused) as refused:
-        stocked.orders.checkout(3, [9, 1, 4])
+        checkout(stocked, 3, [9, 1, 4])
     wrong = [error.field for error in refused.value.errors]
     assert wrong == ["user_id", "item_ids.0", "item_ids.2"]
 
@@ -52,14 +54,14 @@ def test_no_order_without_its_event(stocked: Shop, monkeypatch: pytest.MonkeyPat
     """Fact and event are one transaction: if one fails, there is neither."""
     monkeypatch.setattr(Outbox, "emit", Mock(side_effect=OSError("disk full")))
     with unchanged(stocked), pytest.raises(OSError, match="disk full"):
-        stocked.orders.checkout(1, [1])
+        checkout(stocked, 1, [1])
 
 
 def test_a_users_orders_come_newest_first(stocked: Shop) -> None:
     """After any order come the ones that were placed before it, another user's also."""
-    first, second = (stocked.orders.checkout(1, [1]) for _ in range(2))
-    other = stocked.orders.checkout(2, [1])
-    third = stocked.orders.checkout(1, [2])
+    first, second = (checkout(stocked, 1, [1]) for _ in range(2))
+    other = checkout(stocked, 2, [1])
+    third = checkout(stocked, 1, [2])
     assert stocked.orders.of_user(1) == [third, second, first]
     assert stocked.orders.of_user(1, limit=2) == [third, second]
     assert stocked.orders.of_user(1, after=third["id"], limit=1) == [second]
@@ -76,13 +78,13 @@ def test_unknown_orders(stocked: Shop) -> None:
 
 def test_an_order_is_marked_paid_once(stocked: Shop) -> None:
     """The first time stays, other orders are left alone, and nobody is told."""
-    order, other = (stocked.orders.checkout(1, [1]) for _ in range(2))
-    stocked.orders.mark_paid(order["id"], PAID_AT)
+    order, other = (checkout(stocked, 1, [1]) for _ in range(2))
+    mark_paid(stocked, order["id"], PAID_AT)
     paid = order | {"status": "paid", "paid_at": PAID_AT}
     assert stocked.orders.of_user(1) == [other, paid]
     assert len(events(stocked)) == 2
     with unchanged(stocked):
-        stocked.orders.mark_paid(order["id"], "2027-01-01T00:00:00.000Z")
+        mark_paid(stocked, order["id"], "2027-01-01T00:00:00.000Z")
 
 
 def test_payment_for_an_unknown_order_is_logged(
@@ -91,20 +93,20 @@ def test_payment_for_an_unknown_order_is_logged(
     """It is no error; a payment that is told again is not even worth a line."""
     log = Mock()
     monkeypatch.setattr(orders, "log", log)
-    order_id = stocked.orders.checkout(1, [1])["id"]
+    order_id = checkout(stocked, 1, [1])["id"]
     for _ in range(2):
-        stocked.orders.mark_paid(order_id, PAID_AT)
+        mark_paid(stocked, order_id, PAID_AT)
     log.warning.assert_not_called()
     with unchanged(stocked):
-        stocked.orders.mark_paid(UUID(int=1), PAID_AT)
+        stocked.orders.mark_paid([PaidOrder(UUID(int=1), PAID_AT, "abc")])
     log.warning.assert_called_once()
-    assert log.warning.call_args.kwargs == {"order_id": str(UUID(int=1))}
+    assert log.warning.call_args.kwargs == {"order_id": str(UUID(int=1)), "request_id": "abc"}
 
 
 def test_a_list_shows_whole_orders_while_somebody_buys(stocked: Shop) -> None:
     """An order that is placed while a list is read is in it with its lines, or not at all."""
     with ThreadPoolExecutor() as pool:
-        buying = pool.submit(lambda: [stocked.orders.checkout(1, [1, 2]) for _ in range(200)])
+        buying = pool.submit(lambda: [checkout(stocked, 1, [1, 2]) for _ in range(200)])
         while not buying.done():
             assert all(order["items"] for order in stocked.orders.of_user(1, limit=3))
     assert len(stocked.orders.of_user(1)) == 200

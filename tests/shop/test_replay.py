@@ -7,11 +7,12 @@ import pytest
 import messaging.replay
 from inventory.app import Inventory
 from messaging.inbox import place_of
-from runtime.errors import StartError
+from runtime.process.errors import StartError
 from shop.app import Shop
-from shop.models import Item
 from shop.replay import COMMAND
+from shop.tables import Item
 from tests.conftest import Broker, eventually
+from tests.rules import checkout, create_item, create_user, toggle
 
 
 @pytest.fixture
@@ -20,8 +21,8 @@ def stocked(broker: Broker, inventory: Inventory, shop: Shop) -> Shop:
     inventory.exchange.start()
     shop.exchange.start()
     for n in range(1, 4):
-        inventory.items.create(f"Perch {n}", n)
-    inventory.items.toggle(2)
+        create_item(inventory, f"Perch {n}", n)
+    toggle(inventory, 2)
     eventually(lambda: [item["id"] for item in shop.catalogue.on_sale()] == [1, 3])
     return shop
 
@@ -41,7 +42,7 @@ def test_the_catalogue_is_rebuilt_from_the_first_event_on(
     assert list(stocked.catalogue.find(range(9)).values()) == inventory.items.all()
     assert place_of(stocked.database, "items") == place
     assert "from 4 events" in capfd.readouterr().out
-    inventory.items.toggle(2)
+    toggle(inventory, 2)
     eventually(lambda: [item["id"] for item in stocked.catalogue.on_sale()] == [1, 2, 3])
 
 
@@ -49,18 +50,33 @@ def test_the_shop_sells_from_the_old_catalogue_meanwhile(
     stocked: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old and the new change places in one step."""
-    user = stocked.users.create("Kesha")
+    user = create_user(stocked, "Kesha")
     seen: list[int] = []
     stocked.database.listeners.append(lambda: seen.append(len(stocked.catalogue.on_sale())))
     catch_up = messaging.replay.catch_up
 
     def catch_up_and_sell(*arguments: object, **named: object) -> None:
         catch_up(*arguments, **named)  # type: ignore[arg-type]
-        stocked.orders.checkout(user["id"], [1, 3])
+        checkout(stocked, user["id"], [1, 3])
 
     monkeypatch.setattr("shop.replay.catch_up", catch_up_and_sell)
     assert COMMAND.run(stocked, Namespace()) == 0
     assert set(seen) == {2}
+
+
+def test_only_what_differs_is_written(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In steps, between which others get in; nothing at all if nothing differs."""
+    monkeypatch.setattr("shop.replay.STEP_ITEMS", 1)
+    version = stocked.catalogue.version()
+    assert COMMAND.run(stocked, Namespace()) == 0
+    assert stocked.catalogue.version() == version
+
+    Item.update(name="?").where(Item.id != 3).execute(stocked.database)
+    unnamed: list[int] = []
+    wrong = Item.select().where(Item.name == "?")
+    stocked.database.listeners.append(lambda: unnamed.append(wrong.count(stocked.database)))
+    assert COMMAND.run(stocked, Namespace()) == 0
+    assert unnamed == [1, 0]
 
 
 def test_without_a_broker_the_catalogue_stays(
@@ -84,7 +100,7 @@ def test_what_the_shop_hears_meanwhile_is_not_lost(
     def catch_up_and_hear(*arguments: object, **named: object) -> None:
         catch_up(*arguments, **named)  # type: ignore[arg-type]
         if not told:
-            told.append(inventory.items.create("Perch 4", 4))
+            told.append(create_item(inventory, "Perch 4", 4))
             eventually(lambda: len(stocked.catalogue.on_sale()) == 3)
 
     monkeypatch.setattr("shop.replay.catch_up", catch_up_and_hear)

@@ -1,0 +1,24 @@
+"""The tables of the journal; their history is in ``migrations``."""
+
+from peewee import BigIntegerField, BlobField, CharField, CompositeKey
+
+from runtime.storage.database import Table
+
+
+class Entry(Table):
+    """An event of a stream, exactly as its writer sent it."""
+
+    stream = CharField()
+    epoch = BlobField()
+    sequence = BigIntegerField()
+    body = BlobField()
+
+    class Meta:
+        primary_key = CompositeKey("stream", "epoch", "sequence")
+        without_rowid = True
+
+
+class Begun(Table):
+    """Since when there is this journal; one row."""
+
+    at = CharField()

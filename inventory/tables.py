@@ -1,0 +1,24 @@
+"""The inventory's tables; their history is in ``migrations``."""
+
+from peewee import AutoField, BigIntegerField, BooleanField, CharField, IntegerField
+
+from runtime.storage.database import Table
+
+
+class Item(Table):
+    """Something that the warehouse keeps; ``version`` counts its changes."""
+
+    id = AutoField()
+    name = CharField()
+    price = BigIntegerField()
+    active = BooleanField(default=True)
+    version = IntegerField(default=1)
+
+
+class ItemsVersion(Table):
+    """A random number that is another one after each change of the items; one row."""
+
+    token = BigIntegerField()
+
+    class Meta:
+        depends_on = (Item,)  # by triggers

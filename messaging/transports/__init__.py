@@ -1,0 +1,1 @@
+"""How messages travel: over the forwarder or NATS JetStream."""

@@ -1,0 +1,233 @@
+"""The transport over the ZeroMQ forwarder, and what the exchange asks of any transport."""
+
+import contextlib
+import socket
+import time
+from threading import Thread
+from typing import Any, Protocol
+
+import structlog
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from messaging.transports.keys import key_pair, public_key
+from messaging.transports.wire import Message, Place, Run, Want, WireError, pack, unpack
+from runtime.process.clock import Complaints
+from runtime.process.errors import StartError
+from runtime.process.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+MAX_MESSAGES = 2048  # in one go; twice what three writers and the journal send at once
+# A connection that is half open is found by heartbeats, and one that is silent while it is made by
+# these limits: the kernel would go on for minutes, and the name would not be looked up again. An
+# answer may have to wait for what a thin line carries before it.
+CONNECT_TIMEOUT_MS = 2000
+HANDSHAKE_TIMEOUT_MS = 5000
+HEARTBEAT_MS = 1000
+HEARTBEAT_TIMEOUT_MS = 4000
+RECONNECT_AFTER_S = 1.0
+CLOSE_TIMEOUT_S = 1.0
+REFUSALS = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the broker does not know our key: see DATA_DIR/keys",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "our key, or that of the broker, is another one there, "
+    "or BROKER_CURVE differs: see DATA_DIR/keys",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "BROKER_CURVE is on here and off there, or the reverse",
+}
+MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(REFUSALS)
+
+
+def configure(connection: "zmq.Socket[bytes]", url: str) -> None:
+    """Set what all sockets have in common, before they are bound or connected."""
+    connection.linger = 0
+    connection.ipv6 = "[" in url
+    connection.handshake_ivl = HANDSHAKE_TIMEOUT_MS
+    connection.heartbeat_ivl = HEARTBEAT_MS
+    connection.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+    # A receive queue that fills up stops the heartbeat, and libzmq up to 4.3.5 then aborts the
+    # process (zeromq/libzmq#3937): so it has no limit, and what has piled up there is thrown away
+    # when it is looked at.
+    connection.rcvhwm = 0
+
+
+class Transport(Protocol):
+    """What an exchange needs: publish a run, hear acks, receive live runs, fetch a stream.
+
+    All but `up` and `wake` are for one thread at a time. ``malformed`` counts what was no message,
+    and ``address`` tells people where the broker is.
+    """
+
+    malformed: int
+    address: str
+
+    @property
+    def up(self) -> bool:
+        """Whether the broker can be reached."""
+
+    def open(self) -> None:
+        """Begin to connect; it goes on, and over again, by itself."""
+
+    def publish(self, run: Run) -> None:
+        """Send a run, perhaps in vain: only an ack says that it is kept."""
+
+    def fetch(self, stream: str, after: Place) -> None:
+        """Ask for what comes after a place; it comes as `Replay` messages."""
+
+    def poll(self, timeout_s: float) -> list[Message]:
+        """Wait for messages, acks and replays included, for at most so long."""
+
+    def wake(self) -> None:
+        """End the wait of `poll`; for any thread."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class Peer:
+    """A pair of sockets connected to the forwarder; used by one thread at a time."""
+
+    def __init__(self, settings: Settings, topics: list[bytes]) -> None:
+        self.malformed = 0
+        self._urls = settings.broker_publish_url, settings.broker_subscribe_url
+        self.address = " and ".join(self._urls)
+        self._keys = settings.keys
+        self._topics = topics
+        self._complaints = Complaints()
+        self._refusal = ""
+        self._refused_at: float | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._sockets: list[zmq.Socket[bytes]] = []
+        self._connected: dict[Any, bool] = {}  # by the socket that monitors a connection
+        self._wake_out: socket.socket | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether both sockets are connected."""
+        return bool(self._connected) and all(self._connected.values())
+
+    def open(self) -> None:
+        """Begin to connect; `StartError` if there are no proper keys."""
+        if not self._wake_out:  # it may have been tried before
+            self._wake_in, self._wake_out = socket.socketpair()
+            self._wake_out.setblocking(False)
+        try:
+            self._connect()
+        except (zmq.ZMQError, OSError) as error:
+            raise StartError(f"cannot connect to {self.address}: {error}") from error
+
+    def _connect(self) -> None:
+        own = key_pair(self._keys, "client") if self._keys else None
+        server = public_key(self._keys, "broker") if self._keys else None
+        self._disconnect()
+        self._context = context = zmq.Context()
+        for kind in (zmq.PUB, zmq.SUB):
+            self._sockets.append(context.socket(kind))
+        self._publisher, self._subscriber = self._sockets
+        for connection, url in zip(self._sockets, self._urls, strict=True):
+            configure(connection, url)
+            connection.connect_timeout = CONNECT_TIMEOUT_MS
+            if own and server:
+                connection.curve_publickey, connection.curve_secretkey = own
+                connection.curve_serverkey = server
+        for prefix in self._topics:
+            self._subscriber.subscribe(prefix)
+        self._connected = {each.get_monitor_socket(MONITORED): False for each in self._sockets}
+        for source in (self._subscriber, *self._connected):
+            self._poller.register(source, zmq.POLLIN)
+        for connection, url in zip(self._sockets, self._urls, strict=True):
+            connection.connect(url)
+
+    def _reconnect(self) -> None:
+        """Knock again, with the keys as they are now: after a refusal, ZeroMQ does not."""
+        self._refused_at = None
+        if self.up:  # it was the handshake with a broker that was ending
+            return
+        if self._complaints.are_due(self._refusal):
+            log.warning("the broker refuses the handshake", reason=self._refusal)
+        try:
+            self._connect()
+        except (StartError, zmq.ZMQError, OSError) as error:
+            self._disconnect()
+            self._refused_at = time.monotonic()
+            if self._complaints.are_due("connect"):
+                log.warning("the broker cannot be reached again yet", error=str(error))
+
+    def _disconnect(self) -> None:
+        for connection in self._sockets:
+            connection.disable_monitor()
+        for monitor in self._connected:
+            monitor.close()
+        if self._context:
+            end = Thread(target=self._context.destroy, args=(0,), daemon=True)
+            end.start()  # it waits for a name server that does not answer
+            end.join(CLOSE_TIMEOUT_S)
+        self._context, self._sockets, self._connected = None, [], {}
+        self._poller = zmq.Poller()
+        self._poller.register(self._wake_in, zmq.POLLIN)
+
+    def send(self, message: Message) -> None:
+        """Send a message; where nobody is connected or a queue is full, it is dropped."""
+        self._publisher.send_multipart(pack(message))
+
+    def poll(self, timeout_s: float) -> list[Message]:
+        """Wait for messages for at most so long, and take those that are there."""
+        messages: list[Message] = []
+        if self._refused_at and time.monotonic() - self._refused_at >= RECONNECT_AFTER_S:
+            self._reconnect()
+        for ready, _ in self._poller.poll(int(timeout_s * 1000)):
+            if ready is self._subscriber:
+                messages = self._receive()
+            elif ready in self._connected:
+                change = recv_monitor_message(ready)["event"]
+                self._connected[ready] = change == zmq.EVENT_HANDSHAKE_SUCCEEDED
+                if change in REFUSALS and not self._refused_at:
+                    self._refused_at, self._refusal = time.monotonic(), REFUSALS[change]
+            elif ready == self._wake_in.fileno():
+                self._wake_in.recv(4096)
+        return messages
+
+    def _receive(self) -> list[Message]:
+        """Take what is there; after a stall that is mostly repetitions, and the rest is dropped."""
+        messages: list[Message] = []
+        with contextlib.suppress(zmq.Again):
+            while True:
+                frames = self._subscriber.recv_multipart(zmq.NOBLOCK)
+                if len(messages) == MAX_MESSAGES:
+                    continue
+                try:
+                    messages.append(unpack(frames))
+                except WireError as error:
+                    self.malformed += 1
+                    if self._complaints.are_due("malformed"):
+                        count, last = self.malformed, str(error)
+                        log.warning("malformed messages are dropped", count=count, last=last)
+        return messages
+
+    def wake(self) -> None:
+        """End the wait of `poll`; for any thread."""
+        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: it has ended
+            if self._wake_out:
+                self._wake_out.send(b"\0")
+
+    def close(self) -> None:
+        """Close every socket, dropping what was not sent."""
+        self._disconnect()
+        for end in (self._wake_in, self._wake_out):
+            if end:
+                end.close()
+
+
+class ForwarderTransport(Peer):
+    """The transport over the forwarder and its journal."""
+
+    def __init__(self, settings: Settings, reader: str, topics: list[bytes]) -> None:
+        super().__init__(settings, topics)
+        self._reader = reader
+
+    def publish(self, run: Run) -> None:
+        """Send a run to all who have subscribed to its stream."""
+        self.send(run)
+
+    def fetch(self, stream: str, after: Place) -> None:
+        """Ask the journal for what comes after a place."""
+        self.send(Want(stream, self._reader, after))

@@ -1,0 +1,50 @@
+"""Ask the processes of this machine whether they serve, as the health check of a container does."""
+
+from http.client import HTTPConnection, HTTPException
+
+from runtime.process.children import listens
+from runtime.process.commands import command_line
+from runtime.process.output import complain
+from runtime.process.settings import Settings, load_settings
+
+EXAMPLES = """\
+%(prog)s             those that listen here: all, and one at least
+%(prog)s shop"""
+SERVICES = ("inventory", "shop", "payment")
+NAMES = ("broker", *SERVICES, *(f"{name}_exchange" for name in SERVICES))
+TIMEOUT_S = 3.0
+
+
+def serves(settings: Settings, name: str) -> bool:
+    """Whether a process answers ``/livez``.
+
+    Not ``/readyz``: what makes a process unready is not cured by starting it again.
+    """
+    connection = HTTPConnection(settings.host, settings.http_port(name)[0], timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/livez")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def main() -> None:
+    """Exit with 1, and one line, if one does not serve."""
+    parser = command_line(__doc__, EXAMPLES, "python -m runtime.health")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    names = parser.parse_args().names
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"{unknown.pop()!r} is none of {', '.join(NAMES)}")
+    settings = load_settings()
+    asked = names or [n for n in NAMES if listens(settings.host, settings.http_port(n)[0])]
+    silent = [name for name in asked if not serves(settings, name)]
+    if silent or not asked:
+        why = f"{', '.join(silent)} does not answer" if silent else "nothing listens here"
+        complain(f"health: {why}", service="health")
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

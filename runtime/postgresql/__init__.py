@@ -1,1 +1,0 @@
-"""PostgreSQL in the place of a service's file: the database, and the way there."""

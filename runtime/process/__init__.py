@@ -1,0 +1,1 @@
+"""What any process needs: settings, logs, errors, its start and its end."""

@@ -1,0 +1,88 @@
+"""Lines for standard output and standard error, written at once and whole.
+
+They bypass Python's buffers: what could not be written is not tried again at the end of the
+process, and a thread that hangs on a console holds no lock that others need.
+"""
+
+import json
+import os
+import select
+from collections.abc import Callable
+from contextlib import suppress
+
+from runtime.process.clock import timestamp
+
+STDOUT, STDERR = 1, 2
+POLL_MS = 100
+
+
+def say(line: str, target: int = STDOUT) -> None:
+    """Write a line, and wait for its reader; if it cannot be written, that is ignored."""
+    rest = _encoded(line)
+    with suppress(OSError):
+        while rest:
+            try:
+                rest = rest[os.write(target, rest) :]
+            except BlockingIOError:  # somebody else has made it so
+                _is_ready(target, select.POLLOUT)
+
+
+def deliver(line: str, stopped: Callable[[float], bool] = lambda _: False) -> None:
+    """Write a line that a command was asked for to standard output, and wait for its reader.
+
+    If that fails, the process ends: quietly where nobody reads any more, and with one line and exit
+    code 1 where, say, a disk is full. What nobody has read when it is ``stopped`` is left off.
+    """
+    rest = _encoded(line)
+    try:
+        while rest and not stopped(0):
+            if _is_ready(STDOUT, select.POLLOUT):
+                with suppress(BlockingIOError):
+                    rest = rest[os.write(STDOUT, rest[: select.PIPE_BUF]) :]
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+    except OSError as error:
+        complain(f"cannot write to standard output: {error.strerror}")
+        raise SystemExit(1) from None
+
+
+def has_reader() -> bool:
+    """Whether nobody has closed the other end of standard output."""
+    return not _is_ready(STDOUT, 0, timeout_ms=0)
+
+
+def _encoded(line: str) -> bytes:
+    return f"{line}\n".encode(errors="backslashreplace")
+
+
+def _is_ready(descriptor: int, wanted: int, timeout_ms: int = POLL_MS) -> bool:
+    """Wait until a descriptor is ready for what is wanted, or of no use any more."""
+    poller = select.poll()  # select() knows no descriptors above 1023
+    poller.register(descriptor, wanted)
+    return bool(poller.poll(timeout_ms))
+
+
+def complain(text: str, **about: str) -> None:
+    """Say on standard error why something cannot go on: as `complaint` has it."""
+    say(complaint(text, **about), STDERR)
+
+
+def complaint(text: str, **about: str) -> str:
+    """A line for standard error: where ``LOG_FORMAT`` is ``json`` an object like those of logs."""
+    if not logs_json():
+        return text
+    return json.dumps({"event": text, "level": "error", "timestamp": timestamp(), **about})
+
+
+def logs_json() -> bool:
+    """Whether each line on standard error is to be a JSON object."""
+    return os.environ.get("LOG_FORMAT") == "json"  # which may not be a right setting yet
+
+
+def reserve_standard_streams() -> None:
+    """Let the standard descriptors that are closed fail, so that no file gets theirs."""
+    for descriptor in (0, STDOUT, STDERR):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # takes the lowest that is free

@@ -1,0 +1,69 @@
+"""SIGTERM, Ctrl-C and whatever else ends a process, waited for: nothing is broken off by it."""
+
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from runtime.process.output import complain
+
+# Those that do not end a process, or tell of a fault of its own, or cannot be taken.
+_OTHERS = "CHLD CONT INFO PIPE STOP TSTP TTIN TTOU URG WINCH XFSZ BUS FPE ILL SEGV SYS TRAP KILL"
+_NUMBERS = {getattr(signal, f"SIG{name}", None) for name in _OTHERS.split()}
+SIGNALS = tuple(sorted(signal.valid_signals() - _NUMBERS))
+ASKING = (signal.SIGTERM, signal.SIGINT)  # taken also where they were ignored
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[float], bool]]:
+    """Take the signals; return a function that waits for one, for at most so many seconds."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    handlers = [(number, signal.signal(number, lambda *_: None)) for number in _wanted()]
+    signal.set_wakeup_fd(writer.fileno())
+    poller = select.poll()  # select() knows no descriptors above 1023
+    poller.register(reader, select.POLLIN)
+    try:
+        yield lambda timeout_s: bool(poller.poll(timeout_s * 1000))
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers:
+            signal.signal(number, handler)
+        reader.close()
+        writer.close()
+
+
+@contextmanager
+def ended_by_signals(name: str) -> Iterator[None]:
+    """Let the first signal end a command where it stands, which undoes what it has begun.
+
+    It says so in one line, and the exit code is 1.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        complain(f"{name}: ended by {_name(number)}", service=name)
+        raise SystemExit(1)
+
+    handlers = [(number, signal.signal(number, end)) for number in _wanted()]
+    try:
+        yield
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+
+
+def _wanted() -> set[signal.Signals]:
+    """All that is not ignored, as a hang-up is under ``nohup``."""
+    ignored = {s for s in SIGNALS if signal.getsignal(s) in (signal.SIG_IGN, None)}
+    return set(SIGNALS) - ignored.difference(ASKING)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those for real time have none
+        return f"signal {number}"

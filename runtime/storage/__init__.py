@@ -1,0 +1,1 @@
+"""Databases, and the one thread that writes into them."""

@@ -1,0 +1,121 @@
+"""The writer: one thread that does what requests want changed, in lists with one commit each."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import structlog
+from greenlet import getcurrent, greenlet
+
+from runtime.process.errors import Unavailable
+from runtime.storage.database import Database, is_outage
+
+C = TypeVar("C")
+T = TypeVar("T")
+# Takes the open database and commands, and returns the outcome of each: a value, or an error. What
+# it raises instead undoes all of them.
+Rule = Callable[[Database, Sequence[C]], Sequence[T | Exception]]
+MAX_LIST = 64
+log = structlog.get_logger(__name__)
+
+
+def commit(database: Database, rule: Rule[C, T], commands: Sequence[C]) -> Sequence[T | Exception]:
+    """Have a rule do a list of commands in one transaction; return their outcomes.
+
+    If that fails, each is done alone, so that each has its own error; in an outage, they share it.
+    """
+    try:
+        with database.write():
+            return rule(database, commands)
+    except Exception as error:
+        shared = is_outage(error) and not isinstance(error, Unavailable)
+        if shared or len(commands) == 1:
+            return [error] * len(commands)
+        return [commit(database, rule, [each])[0] for each in commands]
+
+
+def hand_in(database: Database, rule: Rule[C, T], command: C) -> T:
+    """Submit a command to the writer, and return its outcome after the commit; raises its error.
+
+    In the writer's thread, the request waits for those beside it; elsewhere, one is a list of one.
+    """
+    request = getcurrent()
+    if isinstance(request, _Request):
+        outcome = request.parent.switch((database, rule), command)
+    else:
+        (outcome,) = commit(database, rule, [command])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome  # type: ignore[no-any-return]
+
+
+class _Request(greenlet):  # type: ignore[misc]  # it has no type hints
+    """A request that the writer serves."""
+
+    def run(self, task: Any) -> None:
+        """Serve it, up to the command that it hands in, and from there to its answer."""
+        try:
+            task.service()
+        except BaseException:
+            log.exception("a request could not be served")
+
+
+class Writer:
+    """Serves requests in one thread: a dispatcher of waitress, as far as its server uses one.
+
+    It takes all that have come, lets each go on, in a greenlet, until it hands in its command,
+    does these as lists, and lets each end. ``answered`` is called after that.
+    """
+
+    def __init__(self, answered: Callable[[], None]) -> None:
+        self._answered = answered
+        self._queue: deque[Any] = deque()
+        self._has_come = threading.Condition()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    def add_task(self, task: Any) -> None:
+        """Take a task, and serve it after `wake`."""
+        self._queue.append(task)
+
+    def wake(self) -> None:
+        """Serve what has come: tasks that come together become one list."""
+        if self._queue:
+            with self._has_come:
+                self._has_come.notify()
+
+    def is_current(self) -> bool:
+        """Whether this is the writer's thread."""
+        return threading.current_thread() is self._thread
+
+    def shutdown(self, timeout: float) -> None:
+        """End after the list that is under way; what is left is cancelled."""
+        self._is_stopping = True
+        with self._has_come:
+            self._has_come.notify()
+        self._thread.join(timeout)
+        while self._queue:
+            self._queue.popleft().cancel()
+
+    def _run(self) -> None:
+        while not self._is_stopping:
+            with self._has_come:
+                self._has_come.wait_for(lambda: self._queue or self._is_stopping)
+            self._serve()
+            self._answered()
+
+    def _serve(self) -> None:
+        lists: dict[Any, list[tuple[Any, Any]]] = {}
+        for _ in range(MAX_LIST):
+            if not self._queue:
+                break
+            request = _Request()
+            if handed_in := request.switch(self._queue.popleft()):
+                work, command = handed_in
+                lists.setdefault(work, []).append((request, command))
+        for (database, rule), some in lists.items():
+            outcomes = commit(database, rule, [command for _, command in some])
+            for (request, _), outcome in zip(some, outcomes, strict=True):
+                request.switch(outcome)

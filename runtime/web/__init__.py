@@ -1,0 +1,1 @@
+"""The HTTP side of a service; it knows the storage below it, and no events."""

@@ -1,0 +1,137 @@
+"""Idempotency keys: a request sent again gets the first answer again, and has no second effect."""
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from runtime.process.clock import timestamp
+from runtime.process.errors import FieldError, Refused, ShopError
+from runtime.storage.database import Database
+
+PACKED_FROM_BYTES = 1024
+ZLIB = b"x"  # its first byte (RFC 1950), with which neither JSON nor "ok" begins
+HEADER = "Idempotency-Key"
+# A string as structured fields have it (RFC 9651, 3.3.3), or the bare characters.
+KEY = re.compile(r'"(?:[ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~][!-~]{0,254}')
+COLUMNS = "path, key, fingerprint, status, body, location"
+KEEP = f"INSERT INTO kept_answer ({COLUMNS}, kept_at) VALUES {{}}"
+KEPT = f"SELECT {COLUMNS} FROM kept_answer WHERE path IN ({{}}) AND key IN ({{}})"
+
+
+class Answer(NamedTuple):
+    """What is answered to a request that has changed something."""
+
+    status: int
+    body: bytes
+    location: str | None = None
+
+
+class Key(NamedTuple):
+    """An idempotency key, whose scope is the path, and the body that it stands for."""
+
+    path: str
+    key: str
+    known: tuple[str, ...]  # as it may be kept, what was sent first
+    fingerprint: bytes
+
+    @classmethod
+    def of(cls, path: str, given: str, body: Any) -> "Key":
+        """Read a header; `Refused` if it is wrong.
+
+        ``body`` is the parsed JSON body, None if there is none: the same document with other
+        spacing is the same request.
+        """
+        if not KEY.fullmatch(given):
+            raise Refused(FieldError(HEADER, "must be 1 to 255 visible ASCII characters"))
+        # JSON's quotes and escapes are those of structured fields, here. Earlier versions kept a
+        # key as it was sent: what two of them were, as "a" and a, is now one.
+        quoted = given if given.startswith('"') else json.dumps(given)
+        bare = json.loads(quoted)
+        known = [quoted] if bare.startswith('"') else [quoted, bare]
+        known.sort(key=lambda each: each != given)
+        fingerprint = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
+        return cls(path, quoted, tuple(known), fingerprint)
+
+
+class Change(NamedTuple):
+    """A pending change: a command, the rule that executes a list of such, and what answers it.
+
+    ``answer`` makes it of the row that is the command's outcome; under a ``key``, all that is done
+    once.
+    """
+
+    rule: Callable[[list[Any]], Sequence[dict[str, Any] | ShopError]]
+    command: Any
+    answer: Callable[[dict[str, Any]], Answer]
+    key: Key | None = None
+
+
+def once(database: Database, changes: Sequence[Change]) -> list[Answer | Exception]:
+    """Make changes, each unless its path has kept an answer under its key, and return the answers.
+
+    The rule of a `runtime.storage.writer`: an answer is kept in the transaction of the effect that
+    it reports, so there is never one without the other; what is refused keeps nothing. Of two with
+    one key, the second waits for the outcome of the first.
+    """
+    outcomes: dict[int, Answer | Exception] = {}
+    while waiting := [number for number in range(len(changes)) if number not in outcomes]:
+        kept = _kept(database, [key for number in waiting if (key := changes[number].key)])
+        first: dict[object, int] = {}
+        for number in waiting:
+            key = changes[number].key
+            if key in kept:
+                outcomes[number] = kept[key]
+            else:
+                first.setdefault(key[:2] if key else number, number)
+        outcomes |= _made(database, {number: changes[number] for number in first.values()})
+    return [outcomes[number] for number in range(len(changes))]
+
+
+def _kept(database: Database, keys: list[Key]) -> dict[Key | None, Answer | Exception]:
+    """What was answered under these keys, as far as something was."""
+    if not keys:
+        return {}
+    paths, known = {key.path for key in keys}, {name for key in keys for name in key.known}
+    query = KEPT.format(*(", ".join("?" * len(each)) for each in (paths, known)))
+    rows = {tuple(row[:2]): row[2:] for row in database.run(query, *paths, *known)}
+    found = [
+        (key, rows[key.path, name])
+        for key in keys
+        for name in key.known[::-1]
+        if (key.path, name) in rows
+    ]
+    return {key: _again(key, *row) for key, row in found}
+
+
+def _again(
+    key: Key, fingerprint: bytes, status: int, body: bytes, location: str | None
+) -> Answer | Exception:
+    if fingerprint != key.fingerprint:
+        return Refused(FieldError(HEADER, "was used with another body: use a new key"))
+    return Answer(status, zlib.decompress(body) if body.startswith(ZLIB) else body, location)
+
+
+def _made(database: Database, changes: dict[int, Change]) -> dict[int, Answer | Exception]:
+    """Make changes, each rule those of its own, and keep the answers of those that have a key."""
+    outcomes: dict[int, Answer | Exception] = {}
+    for rule in {change.rule: None for change in changes.values()}:
+        own = {number: change for number, change in changes.items() if change.rule == rule}
+        rows = rule([change.command for change in own.values()])
+        for (number, change), row in zip(own.items(), rows, strict=True):
+            outcomes[number] = row if isinstance(row, Exception) else change.answer(row)
+    answered = [(change.key, outcomes[number]) for number, change in changes.items()]
+    to_keep = [
+        (*key[:2], key.fingerprint, told.status, _packed(told.body), told.location, timestamp())
+        for key, told in answered
+        if key and isinstance(told, Answer)
+    ]
+    database.run_rows(KEEP, to_keep)
+    return outcomes
+
+
+def _packed(body: bytes) -> bytes:
+    """The answer as it is kept: a long one is an order of many lines, which are much alike."""
+    return zlib.compress(body, level=1) if len(body) > PACKED_FROM_BYTES else body

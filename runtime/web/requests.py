@@ -1,0 +1,123 @@
+"""Requests checked and objects answered: pydantic models in, JSON out, documented by spectree."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import falcon
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+from pydantic_core import from_json, to_json
+from spectree import SpecTree
+from spectree.models import Server
+from spectree.plugins.falcon_plugin import FalconPlugin
+
+from runtime import VERSION
+from runtime.process.errors import FieldError, Refused
+from runtime.storage.writer import hand_in
+from runtime.web.once import HEADER, Answer, Change, Key, once
+from runtime.web.openapi import Document
+from runtime.web.problem import MAX_BODY_BYTES, Problem
+from runtime.web.shell import etag_of, send
+
+
+class _Checker(FalconPlugin):
+    """spectree's documents, with bodies parsed by pydantic and wrong ones refused our way.
+
+    spectree's own check reads an empty body as ``{}`` and fails on some hostile JSON.
+    """
+
+    def validate(
+        self, func: Callable[..., Any], query: Any, json: Any, *rest: Any, **params: Any
+    ) -> None:
+        """Call a responder; those of POST and PUT return a `Change`, which this method makes."""
+        *_, resource, req, resp = rest
+        if query is not None:
+            params["query"] = _check(query, req.params)
+        if req.method in ("GET", "HEAD"):
+            func(resource, req, resp, **params)
+            return
+        body = None
+        if json:
+            body = _read_json(req)
+            params["json"] = _check(json, body)
+        if "HTTP_200" in rest[3].codes:  # the documented answers: these are without a model
+            resp.content_type = falcon.MEDIA_TEXT
+        make(req, resp, func(resource, req, resp, **params), body)
+
+    def bypass(self, func: Callable[..., None], method: str) -> bool:
+        """Whether the document leaves it out: HEAD, which is GET's, and what falcon answers."""
+        return method == "HEAD" or not hasattr(func, "__self__")
+
+
+def documented(title: str) -> SpecTree:
+    """Make the decorator that checks a responder's ``json`` and ``query`` and documents it."""
+    return Document(
+        backend=_Checker,
+        mode="strict",
+        title=title,
+        description=f"What the {title.lower()} service takes and answers over HTTP.",
+        version=VERSION,
+        servers=[Server(url="/")],
+        validation_error_model=Problem,
+        naming_strategy=lambda model: model.__name__,
+        nested_naming_strategy=lambda _parent, child: child,
+    )
+
+
+def _read_json(req: falcon.Request) -> Any:
+    if (req.content_type or "").partition(";")[0].strip().lower() != falcon.MEDIA_JSON:
+        raise falcon.HTTPUnsupportedMediaType
+    chunked = req.content_length is None and req.env.get("wsgi.input_terminated")
+    body = req.stream.read(MAX_BODY_BYTES + 1) if chunked else req.bounded_stream.read()
+    if len(body) > MAX_BODY_BYTES:
+        raise falcon.HTTPContentTooLarge
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise falcon.HTTPBadRequest(description=f"The body is not JSON: {error}.") from None
+
+
+def _check(model: type[BaseModel], data: Any) -> BaseModel:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise Refused(
+            *(
+                FieldError(".".join(map(str, wrong["loc"])) or "body", wrong["msg"])
+                for wrong in error.errors(include_url=False, include_context=False)
+            )
+        ) from None
+
+
+def send_object(
+    req: falcon.Request, resp: falcon.Response, row: dict[str, Any], private: bool = False
+) -> None:
+    """Answer one object; ``private`` if it is one user's."""
+    body = to_json(row)
+    send(req, resp, etag_of(body), lambda: body, private)
+
+
+def make(req: falcon.Request, resp: falcon.Response, change: Change, body: Any) -> None:
+    """Make a change, and answer; once, if the request has an idempotency key.
+
+    ``body`` is the parsed JSON body, None if there is none.
+    """
+    given = req.get_header(HEADER)
+    key = None if given is None else Key.of(req.path, given, body)
+    answer = hand_in(req.context.database, once, change._replace(key=key))
+    resp.status, resp.data = answer.status, answer.body
+    if answer.location:
+        resp.location = answer.location
+
+
+def created(row: dict[str, Any], location: str | None = None) -> Answer:
+    """Answer 201 with the new object, and where it can be found: a path with ``{id}`` in it."""
+    return Answer(HTTPStatus.CREATED, to_json(row), location and location.format(**row))
+
+
+def changed(row: dict[str, Any]) -> Answer:
+    """Answer 200 with the object as it is now."""
+    return Answer(HTTPStatus.OK, to_json(row))

@@ -1,0 +1,350 @@
+"""The HTTP shell of every service: problem+json, request ids, health, metrics and documents."""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
+from importlib.metadata import distribution
+from pathlib import Path
+from random import getrandbits
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+import falcon
+import falcon.media
+import structlog
+from falcon.routing import BaseConverter, CompiledRouter
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Histogram,
+    Info,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from pydantic_core import from_json, to_json
+
+from runtime import ROOT, VERSION
+from runtime.process.errors import FieldError, NotFound, Refused, StartError, Unavailable, one_line
+from runtime.process.fields import MAX_ID
+from runtime.process.logs import configure_logs
+from runtime.process.settings import load_settings
+from runtime.storage.database import Database, is_outage
+from runtime.web import problem
+from runtime.web.problem import MAX_BODY_BYTES
+
+if TYPE_CHECKING:
+    from spectree import SpecTree  # the broker does without it
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+PROBES = {  # they answer without a database, too: what, in which form, with which statuses
+    "/livez": ("Tell whether the process serves.", falcon.MEDIA_JSON, [200]),
+    "/readyz": ("Tell whether it can do its work, and what waits.", falcon.MEDIA_JSON, [200, 503]),
+    "/metrics": ("Tell Prometheus how things are.", falcon.MEDIA_TEXT, [200]),
+}
+POLICY = "Content-Security-Policy"  # W3C CSP 3
+NOT_FRAMED = "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+PAGE_POLICY = f"default-src 'self'; {NOT_FRAMED}"
+DOCS_POLICY = (  # Swagger UI styles its elements one by one, and its icons are in its style sheet
+    f"default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; {NOT_FRAMED}"
+)
+METHODS = {"GET", "HEAD", "POST", "PUT"}  # others are counted together
+SHARED = ROOT / "runtime" / "web" / "static"  # what the pages have in common
+SWAGGER = {"/docs/swagger-ui.js": "swagger_bundle.js", "/docs/swagger-ui.css": "swagger_style.css"}
+REFERENCE = re.compile(rb"/(?:shared|static)/[\w.-]+")  # from one file of a page to another
+App = falcon.App[falcon.Request, falcon.Response]
+
+
+class Probed(Protocol):
+    """What tells how a process is: a service, or the journal."""
+
+    def status(self) -> dict[str, Any]:
+        """What ``/readyz`` adds; with a ``problem`` if it cannot go on."""
+
+    def collect(self) -> Iterable[Metric]:
+        """What ``/metrics`` adds."""
+
+
+def probe_app(database: Database | None, probed: Probed) -> App:
+    """Make an app with health and metrics, and with our errors, and nothing else.
+
+    The ``database``, if the app has one of its own, is opened by the first request.
+    """
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # once more is harmless
+    metrics, readiness = CollectorRegistry(), _Readiness(database, probed)
+    metrics.register(readiness)  # the first, as it opens the database
+    metrics.register(probed)
+    ProcessCollector(registry=metrics)
+    Info("parrot_build", "What runs here.", registry=metrics).info({"version": VERSION})
+    app = App(middleware=[_EachRequest(database, metrics)], router=_Router())
+    app.router_options.converters["id"] = _IdConverter
+    json = falcon.media.JSONHandler(dumps=to_json, loads=from_json)
+    app.resp_options.media_handlers[falcon.MEDIA_JSON] = json
+    app.set_error_serializer(_http_error)
+    app.add_error_handler(Exception, _any_error)
+    app.add_route("/livez", _Report(falcon.MEDIA_JSON, lambda: b'{"status":"alive"}'))
+    app.add_route("/readyz", readiness)
+    app.add_route("/metrics", _Report(CONTENT_TYPE_LATEST, lambda: generate_latest(metrics)))
+    return app
+
+
+def http_app(
+    database: Database,
+    probed: Probed,
+    api: "SpecTree",
+    static: Path,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+) -> App:
+    """Make a service's app, with everything but its own routes.
+
+    ``static`` is the folder of its page; ``/shared`` has what all pages have in common, and the
+    ``facts`` that their scripts import.
+    """
+    app = probe_app(database, probed)
+    app.add_route("/openapi.json", _Document(falcon.MEDIA_JSON, lambda: to_json(api.spec)))
+    known = {"/shared/facts.js": b"export default %b;\n" % to_json({**facts})}
+    files = _linked(known | _read_files({"/shared": SHARED, "/static": static}))
+    types = app.resp_options.static_media_types
+    for path in files:
+        media_type = types.get(Path(path).suffix, "application/octet-stream")
+        app.add_route(path, _Document(media_type, partial(files.__getitem__, path)))
+    for path, file in {"/": "/static/index.html", "/docs": "/shared/docs.html"}.items():
+        policy = DOCS_POLICY if path == "/docs" else PAGE_POLICY
+        app.add_route(path, _Document(falcon.MEDIA_HTML, partial(files.__getitem__, file), policy))
+    swagger = Path(str(distribution("offapi").locate_file("offapi")))
+    for path, name in SWAGGER.items():
+        app.add_route(path, _Document(types[Path(path).suffix], (swagger / name).read_bytes))
+    api.app = app
+    return app
+
+
+def _read_files(folders: dict[str, Path]) -> dict[str, bytes]:
+    """The files of a page by path."""
+    return {
+        f"{prefix}/{file.name}": file.read_bytes()
+        for prefix, folder in folders.items()
+        for file in folder.iterdir()
+        if file.is_file()
+    }
+
+
+def _linked(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Files in which a reference to one of them carries a hash of its content.
+
+    So a new page never runs an old script, whatever a browser has kept.
+    """
+
+    def linked(path: str) -> bytes:
+        return REFERENCE.sub(lambda found: name(found[0]), files[path])
+
+    def name(path: bytes) -> bytes:
+        return path + b"?v=" + etag_of(linked(path.decode()))[:12].encode()
+
+    return {path: linked(path) for path in files}
+
+
+def etag_of(content: bytes) -> str:
+    """The entity tag of what an answer says."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def send(
+    req: falcon.Request,
+    resp: falcon.Response,
+    etag: str,
+    make: Callable[[], bytes],
+    private: bool = False,
+) -> None:
+    """Answer what may be kept, but has to be asked for each time.
+
+    A client that has it already gets 304, and it is not made. A ``private`` answer is one user's,
+    which no shared cache may keep (RFC 9111, 5.2.2.7).
+    """
+    resp.set_header("Cache-Control", "private, no-cache" if private else "no-cache")
+    resp.etag = etag
+    asked = req.get_header("If-None-Match", default="")
+    if asked.strip() == "*" or etag in (req.if_none_match or ()):  # falcon takes "*" for *
+        resp.status = falcon.HTTP_304
+        resp.delete_header("Content-Type")
+    else:
+        resp.data = make()
+
+
+class _Router(CompiledRouter):
+    """falcon's router, with HEAD wherever GET is (RFC 9110, 9.3.2): falcon leaves out the body."""
+
+    def map_http_methods(self, resource: object, **options: Any) -> dict[str, Any]:
+        """The responders of a resource by method."""
+        methods: dict[str, Any] = super().map_http_methods(resource, **options)
+        return {"HEAD": methods["GET"], **methods} if "GET" in methods else methods
+
+
+class _EachRequest:
+    """What happens around every request: the database is there, and log lines carry its id."""
+
+    def __init__(self, database: Database | None, metrics: CollectorRegistry) -> None:
+        self._database = database
+        self._requests = Histogram(
+            "parrot_http_request_duration_seconds",
+            "Requests by route, method and status: how many, and how long they took.",
+            ["route", "method", "status"],
+            registry=metrics,
+        )
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        given = req.get_header("X-Request-ID") or ""
+        request_id = given if REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        req.context.request_id = request_id
+        resp.set_header("X-Request-ID", request_id)
+        resp.set_header("X-Content-Type-Options", "nosniff")
+        resp.set_header("Cache-Control", "no-store")  # unless it says what may be kept
+        resp.set_header(POLICY, PAGE_POLICY)
+        req.context.started = time.perf_counter()
+        req.context.database = self._database
+        if req.method not in falcon.COMBINED_METHODS:
+            raise falcon.HTTPNotImplemented()
+        if (req.content_length or 0) > MAX_BODY_BYTES:
+            raise falcon.HTTPContentTooLarge()
+        if self._database and req.path not in PROBES:
+            self._database.open()
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool
+    ) -> None:
+        write = log.debug if req.method in ("GET", "HEAD") else log.info
+        elapsed_s = time.perf_counter() - req.context.started
+        method, status = req.method if req.method in METHODS else "other", resp.status_code
+        self._requests.labels(req.uri_template or "other", method, status).observe(elapsed_s)
+        elapsed_ms = round(elapsed_s * 1000, 1)
+        write("request", method=req.method, path=req.path, status=status, ms=elapsed_ms)
+        structlog.contextvars.clear_contextvars()
+
+
+class _IdConverter(BaseConverter):
+    """An id in a path: a whole number from 1 to 2^53-1; anything else is no such object."""
+
+    def convert(self, value: str) -> int | None:
+        if not re.fullmatch(r"[1-9][0-9]{0,15}", value, re.ASCII):
+            return None
+        return int(value) if int(value) <= MAX_ID else None
+
+
+def _problem(
+    req: falcon.Request,
+    resp: falcon.Response,
+    status: int,
+    detail: str | None,
+    errors: tuple[FieldError, ...] = (),
+) -> None:
+    resp.status = f"{status} {problem.title(status)}"
+    resp.set_header("Cache-Control", "no-store")
+    for name in ("ETag", "Link", "Location"):  # of an answer that did not come about
+        resp.delete_header(name)
+    resp.content_type = problem.CONTENT_TYPE
+    resp.data = problem.document(status, detail, req.path, errors)
+
+
+def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+    _problem(req, resp, error.status_code, error.description)
+
+
+def _any_error(
+    req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]
+) -> None:
+    """The one table from exception to status."""
+    match error:
+        case Refused(errors=errors):
+            _problem(req, resp, 422, str(error), errors)
+        case NotFound():
+            _problem(req, resp, 404, str(error))
+        case _ if isinstance(error, StartError) or is_outage(error):
+            log.error("nothing can be confirmed", error=str(error))
+            resp.set_header("Retry-After", "1")
+            _problem(req, resp, 503, str(error) if isinstance(error, Unavailable) else None)
+        case _:
+            log.exception("unexpected error", path=req.path)
+            _problem(req, resp, 500, "The error was logged under this answer's X-Request-ID.")
+
+
+class _Document:
+    """A resource that seldom changes, if ever; it is made when it is asked for, and not kept."""
+
+    def __init__(
+        self, content_type: str, make: Callable[[], bytes], policy: str = PAGE_POLICY
+    ) -> None:
+        self._content_type = content_type
+        self._make = make
+        self._policy = policy
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        content = self._make()
+        resp.content_type = self._content_type
+        resp.set_header(POLICY, self._policy)
+        send(req, resp, etag_of(content), lambda: content)
+
+
+class _Report:
+    """A resource that is written anew each time."""
+
+    def __init__(self, content_type: str, write: Callable[[], bytes]) -> None:
+        self._content_type = content_type
+        self._write = write
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.content_type = self._content_type
+        resp.data = self._write()
+
+
+class _Readiness:
+    def __init__(self, database: Database | None, probed: Probed) -> None:
+        self._database = database
+        self._probed = probed
+
+    def collect(self) -> Iterator[Metric]:
+        ready = self._state()["status"] == "ready"
+        yield GaugeMetricFamily("parrot_ready", "Whether /readyz answers 200.", value=ready)
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.media = state = self._state()
+        if state["status"] != "ready":
+            resp.status = falcon.HTTP_503
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"status": "ready", "database": "up"}
+        try:
+            if self._database:
+                self._database.open()
+                if trouble := self._database.try_writing():
+                    state["problem"] = f"the last write has failed: {trouble}"
+            state |= self._probed.status()
+            if self._database:
+                self._database.check()
+        except Exception as error:
+            if not isinstance(error, StartError) and not is_outage(error):
+                raise
+            state |= {"database": "down", "problem": one_line(error)}
+        if "problem" in state:
+            state["status"] = "unready"
+        return state
+
+
+def on_first_request(name: str, make: Callable[[], App]) -> WSGIApplication:
+    """An app for other WSGI servers, made by its first request: importing it opens nothing."""
+
+    @cache
+    def app() -> App:
+        configure_logs(name, load_settings())
+        return make()
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return app()(environ, start_response)
+
+    return answer
