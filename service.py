@@ -1,4 +1,4 @@
-"""What a service is made of: rules, routes and streams, made one process by one call."""
+"""A service: rules, routes and streams, run as one process by one call."""
 
 import argparse
 import sqlite3
@@ -72,29 +72,29 @@ class Service:
         self.tasks.append(self.exchange)
 
     def rules(self) -> None:
-        """Make what the handlers and routes call, and add the ``tasks`` that it needs."""
+        """Make the rules that handlers and routes call, and add the ``tasks`` that they need."""
 
     def prepare(self) -> None:
-        """Do what comes before everything else, once the database is open."""
+        """Prepare the service, once its database is open and before anything runs."""
 
     def handlers(self) -> Mapping[str, Handlers]:
         """The streams that it reads: each with its table of event type and function of a list."""
         return {}
 
     def inherited(self) -> Handlers | None:
-        """The table by which a new database takes over what earlier ones have told, if it does."""
+        """The table by which a new database takes over the events of earlier ones, if it does."""
         return None
 
     def routes(self) -> Routes:
-        """What answers where."""
+        """The paths, and the resources that answer there."""
         return {}
 
     def status(self) -> dict[str, Any]:
-        """What ``/readyz`` tells of it, besides its database."""
+        """The state that ``/readyz`` shows, besides its database's."""
         return self.exchange.status()
 
     def collect(self) -> Iterator[Metric]:
-        """What ``/metrics`` tells of it."""
+        """The metrics that ``/metrics`` shows."""
         return self.exchange.collect()
 
     def app(self) -> App:

@@ -22,13 +22,11 @@ log = structlog.get_logger("broker")
 EXAMPLES = """\
 %(prog)s
 DATA_DIR=/srv/parrots LOG_FORMAT=json %(prog)s"""
-
-
 BEGIN_EXAMPLES = "%(prog)s orders 18b3f0c2a54d1c0f6e2a9b7c5d3e1f00:4000"
 
 
 def begin_at(stream: str, first: Place) -> None:
-    """Let the journal begin amid a stream, as its writer's log line says; for the command line."""
+    """Let the journal begin amid a stream, as the log of its writer advises."""
     settings = load_settings()
     configure_logs("broker", settings)
     journal = Journal(settings.data_dir / "broker.db", Peer(settings, []))
@@ -44,7 +42,7 @@ def begin_at(stream: str, first: Place) -> None:
 
 
 def tasks(settings: Settings) -> list[Task]:
-    """The threads of the broker, which starts with its journal at hand or not at all."""
+    """The threads of the broker, which does not start without its journal."""
     if settings.broker_url:
         raise StartError("BROKER_URL is set: NATS is the broker, and there is none to start")
     if settings.keys:  # it may have to wait for the disk, while nothing is held yet

@@ -25,7 +25,7 @@ class Forwarder(threading.Thread):
     """`zmq.proxy` between the two endpoints, in a thread of its own.
 
     It admits peers whose public keys are in the folder of keys at the time of their handshake.
-    Raises `StartError` if an endpoint cannot be bound, or if there are no proper keys.
+    Raises `StartError` if an endpoint cannot be bound, or if keys are missing.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The journal: writes every event to disk, acknowledges it, and sends it to who missed it."""
+"""The journal: writes every event to disk, acknowledges it, and sends it again to readers."""
 
 import contextlib
 import sqlite3
@@ -38,7 +38,7 @@ from runtime.storage.database import SqliteFile, is_unreadable
 
 log = structlog.get_logger(__name__)
 
-REPLAY_EVENTS = 256  # in one answer; in messages so small
+REPLAY_EVENTS = 256  # in one answer, in messages so small
 REPLAY_RUN_BYTES = 32 * 1024  # that a reader behind a thin line hears that it is coming
 OUTAGE_RETRY_S = 1.0
 
@@ -85,7 +85,7 @@ class Journal(threading.Thread):
             self._set_aside(error)
 
     def _set_aside(self, error: Exception) -> None:
-        """Begin a new file: the writers have every event still, and will fill it again."""
+        """Begin a new file: the writers still have every event, and will fill it again."""
         aside = self._path.with_name(f"{self._path.name}.unreadable-{time.time_ns()}")
         self._database.close()
         for suffix in ("", "-wal", "-shm"):
@@ -98,9 +98,9 @@ class Journal(threading.Thread):
         self._damage = self._trouble = None
 
     def begin(self, stream: str, first: Place) -> None:
-        """Make it so that the next event of a stream is this one; `StartError` if it has a later.
+        """Let a stream's next event be this one; `StartError` if it has a later one.
 
-        An entry with no body stands for all the events that nobody has any more.
+        An entry with no body stands for all earlier events, which nobody has any more.
         """
         self._database.open()
         head = self._newest(stream).place
@@ -151,7 +151,10 @@ class Journal(threading.Thread):
         yield head
         counts = {
             "parrot_journal_stored_events": (self._stored, "Events written to disk."),
-            "parrot_journal_replayed_events": (self._replayed, "Events sent to who missed them."),
+            "parrot_journal_replayed_events": (
+                self._replayed,
+                "Events sent to readers that missed them.",
+            ),
             "parrot_events_malformed": (self._peer.malformed, "Malformed messages dropped."),
         }
         for name, (count, text) in counts.items():
@@ -178,7 +181,7 @@ class Journal(threading.Thread):
             self._trouble = repr(error)
             self._damage = error if is_unreadable(error) else self._damage
             log.error("the journal waits for its disk", error=repr(error))
-            self._heads = {}  # whatever became of the commit, the database knows
+            self._heads = {}  # the database knows what became of the commit
             self._write_at = self._clock() + OUTAGE_RETRY_S
 
     def handle(self, messages: list[Message]) -> None:
@@ -198,14 +201,14 @@ class Journal(threading.Thread):
         stored: list[Run] = []
         for run in arrived:
             stream, first = run.stream, run.first
-            _, head, told = heads.setdefault(stream, self._head(stream))
+            _, head, last = heads.setdefault(stream, self._head(stream))
             begins = first.sequence == 1 and first.epoch > head.epoch
             known = 0 if begins else min(head.sequence + 1 - first.sequence, len(run.bodies))
             if known < 0 or (first.epoch != head.epoch and not begins):
                 continue  # it leaves a gap, or is of an older epoch
             if place := self._other(run, known, fresh):
                 refused[stream] = Refuse(stream, place)
-            elif not begins and _follows_another(run.bodies[known:], told):
+            elif not begins and _follows_another(run.bodies[known:], last):
                 refused[stream] = Refuse(stream, head)
             if stream in refused:  # what follows may be of the writer whose event was refused
                 continue
@@ -227,7 +230,7 @@ class Journal(threading.Thread):
         return [*refused.values(), *heads.values()]
 
     def _other(self, run: Run, known: int, fresh: dict[tuple[str, Place], bytes]) -> Place | None:
-        """Where the first ``known`` events of a run have one that is another than ours."""
+        """The place of the first of ``known`` events that differs from ours."""
         if known <= 0:
             return None
         (epoch, first), stream = run.first, run.stream
@@ -253,7 +256,7 @@ class Journal(threading.Thread):
         return self._heads[stream]
 
     def _newest(self, stream: str) -> Ack:
-        """Where a stream stands, as its writer is told."""
+        """A stream's head, as the ack that its writer gets."""
         found = self._database.run(NEWEST, stream).fetchone()
         if not found:
             return Ack(stream, START)

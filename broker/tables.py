@@ -19,6 +19,6 @@ class Entry(Table):
 
 
 class Begun(Table):
-    """Since when there is this journal; one row."""
+    """When this journal was made; one row."""
 
     at = CharField()

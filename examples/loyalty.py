@@ -8,7 +8,7 @@ ADD = """INSERT INTO loyalty VALUES (?, ?)
 
 
 class Loyalty(Service):
-    """It serves no HTTP, and tells nothing yet; its stream would be ``loyalty``."""
+    """It serves no HTTP, and publishes nothing yet; its stream would be ``loyalty``."""
 
     name = writes = "loyalty"
 

@@ -1,1 +1,1 @@
-"""The warehouse: which items there are, and which of them can be sold."""
+"""The warehouse: its items, and which of them are for sale."""

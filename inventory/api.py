@@ -14,11 +14,11 @@ from runtime.web.openapi import answers, like, tag
 from runtime.web.requests import changed, created, documented, send_object
 
 api = documented("Inventory")
-ITEMS = tag("items", "What the warehouse keeps.")
+ITEMS = tag("items", "The items of the warehouse.")
 
 
 class NewItem(BaseModel):
-    """What is to be kept: a name, and a price in the smallest coin."""
+    """A new item: a name, and a price in the smallest coin."""
 
     name: Name
     price: Price
@@ -76,7 +76,7 @@ class ItemResource:
     def on_post_new(self, req: Request, resp: Response, json: CreateItem) -> Change:
         """Create an item, active.
 
-        The shop sells it as soon as it hears of it.
+        The shop sells it a moment later.
         """
         item = ToCreate(json.item.name, json.item.price, req.context.request_id)
         return Change(self._items.create, item, partial(created, location="/api/items/{id}"))
@@ -85,9 +85,9 @@ class ItemResource:
         resp=answers(200, Item, 400, 404, 413, 415), tags=[ITEMS], operation_id="setItemStatus"
     )
     def on_put_status(self, req: Request, resp: Response, item_id: int, json: Status) -> Change:
-        """Put an item in sale, or take it out.
+        """Put an item on sale, or take it off sale.
 
-        It may be sent again: an item that is so already stays as it is.
+        It may be sent again: an item that has this status already does not change.
         """
         status = NewStatus(item_id, json.active, req.context.request_id)
         return Change(self._items.change, status, changed)
@@ -96,7 +96,7 @@ class ItemResource:
     def on_put_toggle(self, req: Request, resp: Response, item_id: int) -> Change:
         """Toggle an item between active and inactive.
 
-        Sent again without an Idempotency-Key, it undoes itself.
+        A second request without an Idempotency-Key toggles it back.
         """
         toggled = NewStatus(item_id, correlation_id=req.context.request_id)
         return Change(self._items.change, toggled, lambda _: Answer(200, b"ok"))

@@ -15,7 +15,7 @@ class Inventory(Service):
         self.items = Items(self.database, self.outbox)
 
     def routes(self) -> Routes:
-        """What answers where."""
+        """The paths, and the resources that answer there."""
         items = ItemResource(self.items)
         return {
             "/api/item": (items, "new"),

@@ -1,4 +1,4 @@
-"""Items: what the warehouse keeps. Every change is told in its own transaction."""
+"""The items of the warehouse. Each change and its event are written in one transaction."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ CHANGE = """UPDATE item SET active = column2, version = column3 FROM (VALUES {})
 
 
 class NewItem(NamedTuple):
-    """An item to be kept, at a price in the smallest coin."""
+    """An item to create, with a price in the smallest coin."""
 
     name: str
     price: int
@@ -28,7 +28,7 @@ class NewItem(NamedTuple):
 
 
 class NewStatus(NamedTuple):
-    """An item to be put in sale, or taken out; if ``active`` is None, whichever it is not."""
+    """A new status for an item; an ``active`` of None toggles it."""
 
     item_id: int
     active: bool | None = None
@@ -50,7 +50,7 @@ class Items:
         ]
 
     def version(self) -> int:
-        """A number that changes with every change of an item, by a trigger."""
+        """A number that a trigger changes with every change of an item."""
         return int(self.database.run(VERSION).fetchone()[0])
 
     def get(self, item_id: int) -> dict[str, Any]:
@@ -74,9 +74,9 @@ class Items:
         return [row.shown() for row in rows]
 
     def change(self, changes: Sequence[NewStatus]) -> list[dict[str, Any] | NotFound]:
-        """Put items in sale or take them out, one by one; returns each, as it is after that.
+        """Change the status of items, one by one; returns each after its change, or `NotFound`.
 
-        Or `NotFound` if there is none. An item that is so already stays as it is.
+        An item that has the status already does not change.
         """
         outcomes: list[dict[str, Any] | NotFound] = []
         changed: dict[int, _Row] = {}
@@ -114,7 +114,7 @@ class _Row(NamedTuple):
         return {"id": self.id, "name": self.name, "price": self.price, "active": bool(self.active)}
 
     def fact(self, correlation_id: str | None) -> Fact:
-        """What an event tells of it."""
+        """The content of its events."""
         return Fact(self.id, timestamp(), {**self.shown(), "version": self.version}, correlation_id)
 
 

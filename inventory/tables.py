@@ -6,7 +6,7 @@ from runtime.storage.database import Table
 
 
 class Item(Table):
-    """Something that the warehouse keeps; ``version`` counts its changes."""
+    """An item of the warehouse; ``version`` counts its changes."""
 
     id = AutoField()
     name = CharField()
@@ -16,9 +16,9 @@ class Item(Table):
 
 
 class ItemsVersion(Table):
-    """A random number that is another one after each change of the items; one row."""
+    """A random number that triggers replace at each change of the items; one row."""
 
     token = BigIntegerField()
 
     class Meta:
-        depends_on = (Item,)  # by triggers
+        depends_on = (Item,)  # its triggers are there

@@ -30,10 +30,10 @@ class DeadLetters:
         return list(DeadLetter.select().order_by(DeadLetter.id).dicts().execute(self._database))
 
     def retry(self, letter_id: int, mended: bytes | None = None) -> Exception | None:
-        """Apply an event that is dead, late as it is; returns the error if it stays dead.
+        """Apply a dead event after all; returns the error if it stays dead.
 
-        Its handler is given the ``mended`` body, if there is one. The inbox notes the body that was
-        received: a reader stops where the journal has another one than that.
+        Its handler gets the ``mended`` body, if there is one. The inbox notes the body that was
+        received, since a reader stops where the journal holds another.
         The event and its effect change places in one transaction. Raises `NotFound` if there is
         no such letter, and the database's error in an outage.
         """
@@ -91,8 +91,8 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
         rows = letters.all()
         for row in rows:
             place = Place(row["epoch"], row["sequence"])
-            told = f"{row['id']}  {row['died_at']}  {row['stream']} {place}"
-            deliver(f"{told}  {_line(row['error'])}")
+            letter = f"{row['id']}  {row['died_at']}  {row['stream']} {place}"
+            deliver(f"{letter}  {_line(row['error'])}")
         deliver(
             "retry applies them after all, show, mend and discard take one by its number"
             if rows

@@ -20,7 +20,7 @@ NAMED_EVENTS = 32  # in a log line, by the ids of their requests
 
 
 class EventTooLarge(ShopError):
-    """An event of more than 256 KiB: what it tells must be smaller."""
+    """An event of more than 256 KiB: its data must be smaller."""
 
 
 class _Envelope(BaseModel):
@@ -49,12 +49,12 @@ class Event:
     @classmethod
     def parse(cls, stream: str, place: Place, body: bytes) -> "Event":
         """Read a document, unknown members aside; `pydantic.ValidationError` if it is none."""
-        told = _Document.model_validate_json(body)
-        return cls(stream, place, told.type, told.subject, told.time, told.data, told.correlationid)
+        read = _Document.model_validate_json(body)
+        return cls(stream, place, read.type, read.subject, read.time, read.data, read.correlationid)
 
 
 class Fact(NamedTuple):
-    """What an event is to tell: ``data`` is the state after it, of the object ``subject``."""
+    """The content of a new event: ``data`` is the state after it, of the object ``subject``."""
 
     subject: object
     time: str  # when it became so, as `runtime.process.clock.timestamp` writes it
@@ -63,7 +63,7 @@ class Fact(NamedTuple):
 
 
 def correlation_id(body: bytes) -> str | None:
-    """The id of the request that caused an event; None where it tells none, or is no document."""
+    """The id of the request that caused an event; None where it has none, or is no document."""
     with suppress(ValueError):
         return _Envelope.model_validate_json(body).correlationid
     return None
@@ -114,12 +114,14 @@ def document(
         fields["previous"] = previous.hex()
     body = to_json(fields)
     if len(body) > MAX_EVENT_BYTES:
-        raise EventTooLarge(f"{type} of {len(body)} bytes: at most {MAX_EVENT_BYTES} can be told")
+        raise EventTooLarge(
+            f"{type} of {len(body)} bytes: at most {MAX_EVENT_BYTES} can be published"
+        )
     return body
 
 
 def renumbered(body: bytes, place: Place, previous: bytes | None) -> bytes:
-    """The document of an event that is told anew, at another place, after another event."""
+    """The document of an event that is published again, at another place, after another event."""
     own = {"id": str(place), "sequence": str(place.sequence)}
     fields = {name: value for name, value in from_json(body).items() if name != "previous"} | own
     return to_json(fields | ({"previous": previous.hex()} if previous else {}))

@@ -22,10 +22,10 @@ from runtime.storage.database import Database, adapter, is_outage
 
 log = structlog.get_logger(__name__)
 
-TICK_S = 0.05  # how late a timer may be; what happens wakes the thread at once
+TICK_S = 0.05  # how late a timer may be; messages and commits wake the thread at once
 OUTAGE_RETRY_S = 1.0
 STOP_TIMEOUT_S = 2.0  # for outstanding acks
-UNREACHED_S = 5.0  # how long it may take to reach the broker, before that is said
+UNREACHED_S = 5.0  # how long it may take to reach the broker before a log line says so
 
 
 def transport(
@@ -44,7 +44,7 @@ class Exchange(threading.Thread):
     """Publishes an outbox and applies streams, until it is stopped.
 
     ``handlers`` maps each stream that is read to its table of event type and function. A table that
-    ``inherits`` is for what earlier databases have told of the outbox's own stream.
+    ``inherits`` is for the events of the outbox's own stream that earlier databases published.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Exchange(threading.Thread):
         database.listeners.append(transport.wake)
 
     def _begin(self) -> None:
-        """Forget how far it has come: the database and the journal know."""
+        """Forget the progress so far: the database and the journal know it."""
         broker = self._transport
         self._publisher = Publisher(self._outbox, broker.publish, broker.fetch, self._clock)
         self._inheritance = self._inherits and Inheritance(
@@ -94,27 +94,27 @@ class Exchange(threading.Thread):
         """Exchange events until `stop`."""
         while self.step():
             pass
-        with contextlib.suppress(Exception):  # then the next start counts what it need not
+        with contextlib.suppress(Exception):  # otherwise the next start resends some events
             if self._database.leads:
                 self._publisher.note()
         self._transport.close()
         self._database.close()
 
     def step(self) -> bool:
-        """Wait for messages, or a tick, and do what is to be done; False if that was the end.
+        """Wait for messages or a tick, and handle them; returns False at the end.
 
-        Only while this process leads; and whatever happens, the others' events go on.
+        It does so only while this process leads. An error in one stream stops no other.
         """
         try:
             messages = self._transport.poll(TICK_S)
-            self._tell_of_broker()
+            self._log_broker()
             if term := self._database.leads:
                 if term != self._term:
                     self._begin()
                 self._term = term
                 self._turn(messages)
             elif self._term:
-                self._begin()  # what it knew as a leader is true no more
+                self._begin()  # what it knew as a leader is no longer true
                 self._term = 0
                 self._outbox.unnoted = None  # the process that leads notes what it finds
             return not self._may_end()
@@ -123,7 +123,7 @@ class Exchange(threading.Thread):
             return self._stop_at is None
 
     def stop(self) -> None:
-        """End the thread, after at most 2 s for the acks that are still to come."""
+        """End the thread, after at most 2 s for outstanding acks."""
         self._stop_at = self._clock() + STOP_TIMEOUT_S
         self._transport.wake()
         self.join()
@@ -139,7 +139,7 @@ class Exchange(threading.Thread):
         }
         if running and not self._database.leads:
             state["standby"] = True
-        found = [self._outbox.head().problem]  # as noted: from then on nothing is confirmed
+        found = [self._outbox.head().problem]  # as noted: once it is, nothing is confirmed
         found += [reader.problem for reader in self._readers.values()]
         found += [self._inheritance.problem] if self._inheritance else []
         problems = "; ".join(problem for problem in found if problem)
@@ -154,8 +154,8 @@ class Exchange(threading.Thread):
         if self.is_alive():
             yield from metrics.collect_exchanged(self._publisher, self._readers, self._transport)
 
-    def _tell_of_broker(self) -> None:
-        """Say once when the broker is reached and lost, or cannot be reached from the start on."""
+    def _log_broker(self) -> None:
+        """Log once when the broker is reached, is lost, or cannot be reached at first."""
         up, address = self._transport.up, self._transport.address
         if up and not self._was_up:
             log.info("the broker is reached", address=address)
@@ -197,7 +197,7 @@ class Exchange(threading.Thread):
         self._publish()
 
     def _listeners(self) -> Mapping[str, Reader | Beginning]:
-        # A database that is older than what it has told must not act on events again, either.
+        # A database older than what it has published must not apply events again, either.
         if not self._publisher.ready:
             return {}
         return self._inheritance.listeners(self._readers) if self._inheritance else self._readers

@@ -12,7 +12,7 @@ from messaging.transports.wire import START, Place, Replay, Run
 
 log = structlog.get_logger(__name__)
 
-WANT_INTERVAL_S = 0.5  # the last event of all leaves no gap to see, so one keeps asking
+WANT_INTERVAL_S = 0.5  # the very last event leaves no gap to notice, so a follower keeps asking
 
 
 class Received(NamedTuple):
@@ -26,7 +26,7 @@ class Received(NamedTuple):
 class Follower:
     """Follows one stream from a place on: hears live events, and fetches missing ones.
 
-    The caller that takes the events moves the place on.
+    The caller takes the events, and moves the place on.
     """
 
     def __init__(
@@ -34,20 +34,20 @@ class Follower:
     ) -> None:
         self.stream = stream
         self._place = place
-        self._is_stale = False  # it may have moved: it is loaded again before it is used
+        self._is_stale = False  # the place may have moved: it is loaded again before its next use
         self.duplicates = self.gaps = 0
         self._clock = clock
         self._received: list[Received] = []  # in order, and not yet taken
         self.head: Place | None = None  # the journal's; None while it does not answer
         self._gap = False
-        self._wanted: Place | None = None  # what the journal was asked, and has not answered
-        self._is_repeated = False  # that it was asked more than once
+        self._wanted: Place | None = None  # what the journal was asked for, and has not answered
+        self._is_repeated = False  # it was asked for more than once
         self._timeout = Timeout(WANT_INTERVAL_S)
         self._wanted_at = self._heard_at = self._pause_until = float("-inf")
 
     @property
     def place(self) -> Place:
-        """The place of the last event that is done with."""
+        """The place of the last event that was applied."""
         if self._place is None or self._is_stale:
             self._place, self._is_stale = self.load_place(), False
         return self._place
@@ -57,14 +57,14 @@ class Follower:
         self._place, self._is_stale = place, False
 
     def load_place(self) -> Place:
-        """Where the place is found if it is not known: here, before the first event."""
+        """Load the place when it is not known; here it is before the first event."""
         return START
 
     @property
     def behind(self) -> int | None:
         """How many events the journal holds above our place, in its epoch; None if unknown.
 
-        The place is the last one known: where it may have moved, the database may be in trouble.
+        The place is the last one known, since the database may be down when it may have moved.
         """
         head, place = self.head, self._place
         if head is None or place is None:
@@ -74,7 +74,7 @@ class Follower:
         return head.sequence - (place.sequence if head.epoch == place.epoch else 0)
 
     def listen(self, transport: Transport, for_s: float) -> None:
-        """Hear what comes in so many seconds at most, and ask for what does not."""
+        """Receive for so many seconds at most, and ask for what is missing."""
         for message in transport.poll(for_s):
             match message:
                 case Replay(_, Run(self.stream, bodies=[]) as end):
@@ -93,7 +93,7 @@ class Follower:
         self._timeout.reset()
 
     def receive(self, run: Run) -> None:
-        """Keep events that follow what is here; drop duplicates, and what comes after a gap."""
+        """Keep events that follow the last one; drop duplicates, and what comes after a gap."""
         if self.is_paused:
             return
         tip, follows = self._tip(), run.follows
@@ -117,11 +117,11 @@ class Follower:
             self.head = self.head and max(self.head, fresh[-1].place)
 
     def compare(self, known: list[tuple[Place, bytes]]) -> bool:
-        """Whether events that are sent under numbers received before are those; if not, stop."""
+        """Whether events at known places are the ones received before; if not, stop."""
         return True
 
     def skip(self, first: Place, last: Place) -> bool:
-        """Whether to go on, although the journal lacks these events between our place and its."""
+        """Whether to go on although the journal lacks these events."""
         log.warning("events are missing", stream=self.stream, first=str(first), last=str(last))
         return True
 
@@ -134,7 +134,7 @@ class Follower:
         return place.sequence == tip.sequence + 1 or self.skip(*missing)
 
     def handle_end(self, end: Run) -> None:
-        """An answer of the journal ends here, behind what it follows; its ``first`` is the head."""
+        """The end of the journal's answer; its ``first`` is the journal's head."""
         self.head = end.first
         if self.is_answered_by(end):
             self._wanted = None
@@ -153,8 +153,8 @@ class Follower:
     def want(self) -> Place | None:
         """The place to ask the journal about, if it is time; at most one want is outstanding.
 
-        It is behind what was received, so that the journal sends while that is being applied. While
-        events come, there is nothing to ask: the last event of all leaves no gap, but silence.
+        It is the place of the last event received, so that the journal sends more while these are
+        being applied. While events come, there is nothing to ask for.
         """
         if self.is_paused:
             return None
@@ -170,7 +170,7 @@ class Follower:
         return self._wanted
 
     def _asked(self) -> Place:
-        """What to ask the journal for: what comes after this place."""
+        """The place after which the journal is to send."""
         return self._tip()
 
     @property
@@ -182,16 +182,16 @@ class Follower:
         return self._received[-1].place if self._received else self.place
 
     def take(self) -> list[Received]:
-        """Everything that was received since, in order."""
+        """Take everything received since the last call, in order."""
         taken, self._received = self._received, []
         return taken
 
     @property
     def is_paused(self) -> bool:
-        """Whether what comes is dropped, for a while."""
+        """Whether events are dropped for now."""
         return self._clock() < self._pause_until
 
     def pause(self, for_s: float) -> None:
-        """Drop what comes for a while, and want it again after that."""
+        """Drop events for so many seconds, and ask for them after that."""
         self._pause_until = self._clock() + for_s
         self._gap = True

@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 MAX_TRIES = 8
 FIRST_RETRY_S = 0.1  # doubled by each try: the eighth comes 12.7 s after the first
 OUTAGE_RETRY_S = 1.0
-BELOW_S = 5.0  # how long a journal may stand still below our place: a new one is being filled;
-BELOW_ANSWERS = 5  # and how often at least it must have said so, since the line may be bad
+BELOW_S = 5.0  # how long a journal that is being filled may stand still below our place,
+BELOW_ANSWERS = 5  # and how often at least it must have answered so, since the line may be bad
 
 NOTE = """INSERT INTO inbox (stream, epoch, sequence, type, body, applied_at)
           VALUES {}
@@ -51,10 +51,10 @@ Doubt = Callable[[str, Sequence[Received]], str | None]
 class Reader(Follower):
     """One stream as one service reads it. The place alone decides what is applied.
 
-    ``handlers`` maps event types to functions of a list of events; events of other types are kept,
+    ``handlers`` maps event types to functions of a list of events; events of other types are noted,
     and change nothing.
-    At its start, and whenever the broker was away, it has the journal send the event at its place
-    once more, and applies nothing before it has seen that this is the one that it has applied.
+    At its start, and whenever the broker was away, a reader asks the journal for the event at its
+    place, and applies nothing before it has seen that this is the event that it applied.
     It begins a stream only if there is no ``doubt`` about its first events.
     """
 
@@ -76,8 +76,8 @@ class Reader(Follower):
         self._at_once = RUN_EVENTS
         self._oldest: Received | None = None  # of those received and not applied
         self._is_compared = False
-        self._other: Place | None = None  # where another event than ours was sent
-        # A head below our place; since when the journal has had it, and how often it said so.
+        self._other: Place | None = None  # where an event came that differs from ours
+        # A head below our place, since when the journal has had it, and how many answers said so.
         self._below: tuple[Place, float, int] | None = None
         self._problems: dict[str, str] = {}
 
@@ -110,7 +110,7 @@ class Reader(Follower):
     def want(self) -> Place | None:
         """The place to ask the journal about, if it is time."""
         if self._problems and not self._received and self.place != (place := self.load_place()):
-            self.place, self._is_compared = place, False  # somebody has moved it
+            self.place, self._is_compared = place, False  # an operator or another copy has moved it
             self._other = None
             self._go_on(*tuple(self._problems))
         return super().want()
@@ -123,7 +123,7 @@ class Reader(Follower):
         return tip
 
     def receive(self, run: Run) -> None:
-        """Keep events that follow, once it is known that the journal is the one we know."""
+        """Keep events that follow, once the journal is known to hold the event at our place."""
         place = self.place
         if run.first > place:
             if OTHER in self._problems:
@@ -131,11 +131,11 @@ class Reader(Follower):
             before = Place(place.epoch, place.sequence - 1)
             if not self._is_compared and place.sequence and run.follows != before:
                 return
-            self._is_compared = True  # there is nothing to compare: none, or it was archived
+            self._is_compared = True  # nothing to compare with: it was archived
         super().receive(run)
 
     def compare(self, known: list[tuple[Place, bytes]]) -> bool:
-        """See whether events under known numbers are those that were applied, or set aside."""
+        """Whether events at known places are those that were applied or set aside; if not, stop."""
         (epoch, first), (_, last) = known[0][0], known[-1][0]
         known_here = self.stream, epoch, first, last
         kept = dict(self._database.run(KEPT, *known_here, *known_here).fetchall())
@@ -148,7 +148,7 @@ class Reader(Follower):
                     "was restored, or runs twice; docs/operations.md says how to go on",
                 )
                 return False
-            if place == self._other:  # it was not the journal that sent another
+            if place == self._other:  # the event that differed was not the journal's
                 self._other = None
                 self._go_on(OTHER)
         if self._other is None and known[0][0] <= self.place <= known[-1][0]:
@@ -156,7 +156,7 @@ class Reader(Follower):
         return self._other is None
 
     def skip(self, first: Place, last: Place) -> bool:
-        """Go on from the middle of a stream only where nothing of it was applied yet."""
+        """Begin in the middle of a stream only where nothing of it was applied yet."""
         if self._tip().sequence == 0:
             return super().skip(first, last)
         self._stop(
@@ -167,20 +167,20 @@ class Reader(Follower):
         return False
 
     def _command(self, place: Place) -> str:
-        """What to type to go on behind a place."""
+        """The command that lets the stream go on after a place."""
         return f"python -m {self._database.packages[-1]} place {self.stream} {place}"
 
     def handle_end(self, end: Run) -> None:
-        """An answer ends here; the stream stops if the journal's head stays below our place."""
+        """The end of the journal's answer; the stream stops if the head stays below our place."""
         is_new = self.is_answered_by(end)
         super().handle_end(end)
         now, head = self._clock(), end.first
-        if head <= self.place:  # there is no event to doubt: the journal is another one
+        if head <= self.place:  # no event is in doubt any more: the journal is another one
             self._go_on(DOUBT)
         if not START < head < self.place:
             self._below = None
             self._go_on(BELOW)
-        elif is_new:  # and not what the journal said long ago
+        elif is_new:  # and not an answer from long ago
             if self._below is None or self._below[0] != head:
                 self._below = head, now, 0
             _, since, answers = self._below
@@ -194,11 +194,11 @@ class Reader(Follower):
                 )
 
     def apply(self) -> None:
-        """Apply what was received, a list of events in one transaction.
+        """Apply the received events, as one list in one transaction.
 
-        If that fails, nothing of the list is kept, and its events are applied in lists of one, two,
-        four and so on, until one fails alone: it is tried again. An outage of the database counts
-        no try.
+        If that fails, the transaction keeps nothing, and the events are applied in lists of one,
+        two, four and so on, until one fails alone: it is tried again. A try during an outage of
+        the database does not count.
         """
         received = self._admitted(self.take())
         while (events := self._due(received)) and not self.is_paused:
@@ -209,13 +209,13 @@ class Reader(Follower):
 
     @property
     def oldest_age_s(self) -> float | None:
-        """For how long the oldest event not applied has been told, by the wall clock.
+        """The age of the oldest event not applied, by the wall clock.
 
         0 if there is none; None while it is not known which it is.
         """
         for message in (self._oldest, *self._received[:1]):
             if message and self._is_waiting(message):
-                with suppress(ValueError):  # what is no event waits for nothing: it is dead
+                with suppress(ValueError):  # a malformed event will be dead at once
                     return age_s(Event.parse(self.stream, message.place, message.body).time)
         return None if self.behind != 0 else 0.0
 
@@ -223,7 +223,7 @@ class Reader(Follower):
         return self._place is None or message.place > self._place
 
     def _admitted(self, events: list[Received]) -> list[Received]:
-        """What of these may be applied: nothing while it is the stream's first, and in doubt."""
+        """The events that may be applied: none while the stream has not begun and is in doubt."""
         if events and self._doubt and self.place == START:
             if (reason := self._doubt(self.stream, events)) is not None:
                 if reason:
@@ -233,7 +233,7 @@ class Reader(Follower):
         return events
 
     def _due(self, events: list[Received]) -> list[Received]:
-        """What of these is above our place, and follows it: the place may have moved meanwhile."""
+        """The events above our place, if they follow it: the place may have moved meanwhile."""
         due = events[bisect_right(events, self.place, key=attrgetter("place")) :]
         return due if due and due[0].follows == self.place else []
 
@@ -241,7 +241,7 @@ class Reader(Follower):
         try:
             self._apply(events)
         except Exception as error:
-            self._is_stale = True  # whatever became of the commit, the database knows
+            self._is_stale = True  # the database knows what became of the commit
             self._at_once = 1
             if is_outage(error):
                 self._wait_for_database(error)
@@ -254,9 +254,9 @@ class Reader(Follower):
 
     def _apply(self, events: list[Received]) -> None:
         """Handlers, inbox rows and the new place, all in one transaction."""
-        told = [Event.parse(self.stream, place, body) for _, place, body in events]
+        parsed = [Event.parse(self.stream, place, body) for _, place, body in events]
         with self._database.write():
-            handle(self._database, self._handlers, told, [each.body for each in events])
+            handle(self._database, self._handlers, parsed, [each.body for each in events])
             move(self._database, self.stream, self.place, events[-1].place)
         log_run(log, "applied", self.stream, [(place, body) for _, place, body in events])
 
@@ -314,12 +314,12 @@ def place_of(database: Database, stream: str) -> Place:
 
 
 def is_placed(database: Database, stream: str) -> bool:
-    """Whether a place was written down, be it the first."""
+    """Whether a place was stored, even that before the first event."""
     return bool(Cursor.select().where(Cursor.stream == stream).exists(database))
 
 
 def move(database: Database, stream: str, old: Place, new: Place) -> None:
-    """Move on, in the transaction that is open, unless somebody else did: `OperationalError`."""
+    """Move on in the open transaction; `OperationalError` if another copy has done so."""
     if not database.run(MOVE, stream, *new, *old).rowcount:
         raise OperationalError(f"another copy has moved on from {old}")
 
@@ -327,9 +327,9 @@ def move(database: Database, stream: str, old: Place, new: Place) -> None:
 def handle(
     database: Database, handlers: Handlers, events: list[Event], bodies: list[bytes]
 ) -> None:
-    """Note events in the inbox, and give each handler those of its events that are consecutive.
+    """Note events in the inbox, and call the handlers, all in the open transaction.
 
-    In the transaction that is open.
+    Consecutive events with one handler are one list.
     """
     applied_at = timestamp()
     rows = [
@@ -343,5 +343,5 @@ def handle(
 
 
 def count_dead(database: Database) -> int:
-    """How many events are set aside."""
+    """How many events are dead."""
     return int(DeadLetter.select().count(database))

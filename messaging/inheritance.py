@@ -1,7 +1,7 @@
-"""Inheritance: what a service with a new database does before it applies the first event.
+"""Inheritance: a service with a new database takes over the events of earlier ones.
 
-It reads what its own stream told before, in the epochs of earlier databases, and takes that over;
-and it finds out whether that is all.
+It reads the events of its own stream that earlier databases published, and takes them over; and it
+finds out whether these are all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +26,9 @@ OLDEST = """SELECT epoch, sequence FROM inbox WHERE stream = ?
 
 
 class Heir(Reader):
-    """The stream that a service writes, up to the first event of its own database.
+    """Reads the stream that the service itself writes, up to the first event of its own database.
 
-    Nothing is left out: an event that fails is not set aside, but stops it.
+    It leaves nothing out: an event that fails stops it, and is not set aside.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class Heir(Reader):
     ) -> None:
         super().__init__(database, outbox.stream, handlers, clock)
         self.done = False
-        self.knows_all = False  # what was taken over is still what the journal holds
+        self.knows_all = False  # the journal still holds what was taken over
         self._outbox = outbox
 
     def receive(self, run: Run) -> None:
-        """Take over events of an earlier epoch; the first own one is the end.
+        """Take over events of earlier epochs, up to the first own one.
 
-        If it follows the place before ours, the journal has no longer what was taken over.
+        If that follows the place before ours, the journal has lost what was taken over.
         """
         place = self.place
         if run.first.epoch < self._outbox.head().place.epoch:
@@ -51,7 +51,7 @@ class Heir(Reader):
             self._end(knows_all=run.follows == place)
 
     def handle_end(self, end: Run) -> None:
-        """An answer of the journal ends here; so does the stream, if that is all."""
+        """The end of the journal's answer, and of the stream if there is no more."""
         super().handle_end(end)
         if end.first <= self.place:
             self._end(knows_all=end.first == self.place)
@@ -60,7 +60,7 @@ class Heir(Reader):
         if not self._received and not self.problem:
             self.done, self.knows_all = True, knows_all
             if self.applied:
-                log.info("took over what was told before", stream=self.stream, events=self.applied)
+                log.info("took over earlier events", stream=self.stream, events=self.applied)
 
     def _give_up(self, place: Place, error: Exception) -> bool:
         if super()._give_up(place, error):
@@ -74,16 +74,18 @@ class Heir(Reader):
 
 
 class Beginning(Follower):
-    """The stream of the journal itself: since when it is there; None while it is not connected."""
+    """Reads the journal's own stream, for the time at which the journal was made.
+
+    ``begun`` is None while the journal is not connected."""
 
     begun: datetime | None = None
 
     def receive(self, run: Run) -> None:
-        """Hear since when."""
+        """Take the time from the one event."""
         self.begun = Event.parse(self.stream, run.first, run.bodies[0]).time
 
     def disconnect(self) -> None:
-        """Forget what is only true while the journal answers: it may be another one after that."""
+        """Forget the time: the next journal may be another one."""
         super().disconnect()
         self.begun = None
 
@@ -92,12 +94,12 @@ class Beginning(Follower):
 
 
 class Inheritance:
-    """Before the first event of any stream is applied, what was told before is taken over.
+    """Takes over the service's earlier events before any stream's first event is applied.
 
     A stream may begin if its first event is not older than this database, so that no other can have
     acted on it; or not older than the journal, or than the oldest database that has filled it
-    again, so that what was done about it was told to this journal: unless the beginning of that is
-    missing. Else somebody has to decide, by giving the stream a place.
+    again, so that this journal holds what was done about it: unless the beginning of that is
+    missing. Otherwise an operator has to decide, by setting the stream's place.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class Inheritance:
         return self._heir.problem
 
     def listeners(self, readers: Mapping[str, Reader]) -> Mapping[str, Reader | Beginning]:
-        """Who is to hear the journal now, by stream: ``readers``, once it is their turn."""
+        """The followers to listen for the journal now, by stream: last the ``readers``."""
         if any(reader.place != START for reader in readers.values()):
             return readers
         if not self._heir.done:
@@ -136,19 +138,19 @@ class Inheritance:
         )
 
     def _knows(self, begun: datetime, first: datetime) -> bool:
-        """Whether the journal holds all that was ever done about events from this time on."""
+        """Whether the journal holds all that was done about events from this time on."""
         if first >= _made_at(self._outbox.head().place.epoch):
             return True
         if self._heir.place == START:
             return first >= begun
         row = self._database.run(OLDEST, self._heir.stream).fetchone()
-        if row is None or row[1] != 1:  # it was cut; or so long ago that it was pruned here
+        if row is None or row[1] != 1:  # it was cut, or so old that it was pruned here
             return False
         return first >= begun or (self._heir.knows_all and first >= _made_at(row[0]))
 
 
 def _time(stream: str, events: Sequence[Received]) -> datetime:
-    """When the first of these events was told; long ago if none is a document."""
+    """When the first of these events happened; long ago if none is a document."""
     for _, place, body in events:
         with suppress(ValidationError):
             return Event.parse(stream, place, body).time

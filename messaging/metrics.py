@@ -1,4 +1,4 @@
-"""What the messaging of a service tells Prometheus."""
+"""The metrics of a service's messaging."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from runtime.storage.database import Database
 
 
 def collect_stored(database: Database, publisher: Publisher) -> Iterator[Metric]:
-    """What the database knows, in any process that has it; left out while it cannot be read."""
+    """The metrics from the database, in any process that has it; none while it cannot be read."""
     with suppress(PeeweeException, sqlite3.Error):
         waiting, oldest_s = publisher.waiting, publisher.oldest_age_s
         dead = count_dead(database)
@@ -29,7 +29,7 @@ def collect_stored(database: Database, publisher: Publisher) -> Iterator[Metric]
 def collect_exchanged(
     publisher: Publisher, readers: Mapping[str, Reader], transport: Transport
 ) -> Iterator[Metric]:
-    """What only the process knows that exchanges the events: counters are since its start."""
+    """The metrics of the process that exchanges the events; its counters begin at its start."""
     up = "Whether the broker can be reached."
     yield GaugeMetricFamily("parrot_broker_up", up, value=transport.up)
     counts = {
@@ -44,7 +44,7 @@ def collect_exchanged(
     behind = GaugeMetricFamily(
         "parrot_inbox_behind_events", "Events in the journal, not applied yet.", labels=["stream"]
     )
-    text = "How long ago the oldest event not applied was told; 0 if there is none."
+    text = "Age of the oldest event not applied; 0 if there is none."
     oldest = GaugeMetricFamily("parrot_inbox_oldest_age_seconds", text, labels=["stream"])
     applied, duplicates, gaps = (
         CounterMetricFamily(f"parrot_events_{name}", text, labels=["stream"])

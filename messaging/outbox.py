@@ -1,4 +1,4 @@
-"""The outbox: events are written with the facts that they tell, in one transaction."""
+"""The outbox: events are written in one transaction with the facts that they report."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -31,15 +31,15 @@ class Outbox:
 
     def __init__(self, database: Database, stream: str, source: str) -> None:
         self.stream = stream
-        self.unnoted: str | None = None  # a problem that the database could not be told
+        self.unnoted: str | None = None  # a problem that could not be written to the database
         self._database = database
         self._source = source
 
     def emit(self, type: str, facts: Sequence[Fact]) -> None:
         """Append events to the outbox, in the open transaction that stores the facts they report.
 
-        Raises `Unavailable` while the journal contradicts this database: what cannot be told is
-        not confirmed; and `EventTooLarge`.
+        Raises `Unavailable` while the journal contradicts this database: what cannot be
+        published is not confirmed; and `EventTooLarge`.
         """
         assert self._database.in_transaction(), "emit() belongs in the transaction of its facts"
         if not facts:
@@ -58,7 +58,7 @@ class Outbox:
     def _rows(
         self, epoch: bytes, after: int, previous: bytes | None, type: str, facts: Sequence[Fact]
     ) -> Iterator[tuple[int, bytes]]:
-        """Sequence and body of new events; each tells the digest of the one before it."""
+        """Sequence and body of new events; each names the digest of the one before it."""
         for sequence, fact in enumerate(facts, after + 1):
             body = document(self._source, Place(epoch, sequence), type, fact, previous)
             previous = digest(body)

@@ -26,9 +26,9 @@ class Publisher:
 
     Go-back-N with cumulative acks: a send is never taken for a delivery. How long it waits for an
     ack is measured, and how much it sends ahead grows with what is acknowledged, so that a thin or
-    long line carries each event once (RFC 6298, and slow start as in RFC 5681). Before it sends,
+    long line carries each event once (RFC 6298; slow start as in RFC 5681). Before it sends,
     it compares the journal's events with its own: a restored backup, or a copy of a database that
-    is still in use, must not tell other events under numbers that are taken. It compares again
+    is still in use, must not publish other events under numbers that are taken. It compares again
     when it hears of an event that is not its own. As long as the journal contradicts the outbox,
     there is a `problem`: nothing is sent, and the outbox takes no events.
     """
@@ -52,28 +52,28 @@ class Publisher:
         self._was_up = False
 
     def _begin(self, epoch: bytes, acked: int) -> None:
-        """Know nothing but what was noted."""
+        """Forget everything but what was noted."""
         self.problem = None
         self._epoch = epoch
         self._acked = acked
-        self._sent = self._reached = 0  # the newest event sent; and the newest that ever was
+        self._sent = self._reached = 0  # the newest event sent now, and ever
         self._window = FIRST_WINDOW_EVENTS
         self._timed: tuple[int, float] | None = None  # an event whose ack is timed, and since when
         self._sent_at = self._progress_at = self._rewound_at = float("-inf")
         self._asked_at = self._suspected_at = float("-inf")
-        self._compared: Place | None = None  # up to here the journal's events are our own
+        self._compared: Place | None = None  # up to here the journal's events are known to be ours
         self._after: Place | None = None  # the place that the journal was asked about
         self._compare_after(Place(epoch, max(acked - 1, 0)))
 
     @property
     def waiting(self) -> int:
-        """How many events the journal has not acknowledged, as far as is known."""
+        """How many events the journal has not acknowledged, as far as this process knows."""
         head, acked, _ = self._outbox.head()
         return head.sequence - (self._acked if self._epoch == head.epoch else acked)
 
     @property
     def oldest_age_s(self) -> float:
-        """For how long the oldest event that waits has done so, in seconds by the wall clock."""
+        """The age of the oldest event that waits, in seconds by the wall clock."""
         head = self._outbox.head().place
         acked = head.sequence - self.waiting
         for _, body in self._outbox.rows(acked, acked + 1):
@@ -82,7 +82,7 @@ class Publisher:
 
     @property
     def ready(self) -> bool:
-        """Whether the journal was heard, and does not contradict this database."""
+        """Whether the journal was compared, and does not contradict this database."""
         return self._epoch is not None and not self._comparing
 
     def step(self, up: bool = True) -> None:
@@ -95,7 +95,7 @@ class Publisher:
             self._reconnect(now)
         self._was_up = up
         if not up:
-            pass  # but what was found is noted
+            pass  # but a problem found is noted
         elif self._comparing:
             self._ask(head, now)
         else:
@@ -111,7 +111,7 @@ class Publisher:
             self._outbox.note(self._acked, self.problem)
 
     def _reconnect(self, now: float) -> None:
-        """What was under way went with the connection: send, or ask, again at once."""
+        """Whatever was in flight went with the connection: send, or ask, again at once."""
         self._timeout.reset()
         self._asked_at = float("-inf")
         if not self._comparing:
@@ -156,8 +156,8 @@ class Publisher:
         self._sent, self._rewound_at, self._progress_at = acked, now, now
         self._window, self._timed = SMALL_WINDOW_EVENTS, None
 
-    # Comparing: it asks for what the journal holds behind what is known to be its own, compares
-    # each event, and goes on asking until it has compared the journal's newest.
+    # Comparing: the publisher asks for the journal's events after those known to be its own, and
+    # compares each of them with the outbox, up to the journal's newest.
 
     def _compare_after(self, place: Place) -> None:
         if place != self._after:
@@ -180,7 +180,7 @@ class Publisher:
             self._asked_at = float("-inf")
 
     def handle_end(self, end: Run) -> None:
-        """An answer of the journal ends here; its ``first`` is up to where it holds this stream."""
+        """The end of the journal's answer; its ``first`` is the journal's head."""
         head, journal = self._outbox.head().place, end.first
         if self._epoch != head.epoch or not self._comparing:
             return
@@ -211,8 +211,8 @@ class Publisher:
 
     def _contradict(self, reason: str) -> None:
         self._stop(
-            f"{reason}: this database is older than what it has told, or a copy of it is in use; "
-            "docs/operations.md says how to go on"
+            f"{reason}: this database is older than the events that it has published, or a copy of "
+            "it is in use; docs/operations.md says how to go on"
         )
 
     def _stop(self, reason: str) -> None:
@@ -221,13 +221,13 @@ class Publisher:
             self.problem = problem
             log.error(problem, stream=self._outbox.stream)
 
-    def handle_ack(self, place: Place, told: bytes) -> None:
-        """The journal has everything up to ``place`` on disk, where an event has this digest."""
+    def handle_ack(self, place: Place, acked_digest: bytes) -> None:
+        """The journal has everything up to ``place`` on disk; the event there has this digest."""
         head = self._outbox.head().place
         if self._epoch != head.epoch or self._comparing:
-            return  # it may be late, to the process that was here before
+            return  # it may be late, for the process that ran here before
         acked = place.sequence if place.epoch == head.epoch else 0
-        if place > head or acked > self._reached or self._is_another(place, told):
+        if place > head or acked > self._reached or self._is_another(place, acked_digest):
             self._compare_again()
             return
         now = self._clock()
@@ -249,7 +249,7 @@ class Publisher:
         self._acked = acked
 
     def handle_refuse(self, place: Place) -> None:
-        """The journal was sent another event than the one that it holds under this number."""
+        """The journal was sent an event that differs from the one that it holds at this place."""
         if place.epoch == self._epoch and not self._comparing:
             log.warning("is a copy of this database in use?", refused=str(place))
             self._compare_again()
@@ -262,12 +262,12 @@ class Publisher:
         self._compare_after(Place(self._epoch, before))
         now = self._clock()
         if now - self._suspected_at < ACK_TIMEOUT_S:
-            self._asked_at = now  # not at once again, lest two writers keep each other busy
+            self._asked_at = now  # not at once, lest two writers keep each other busy
         self._suspected_at = now
 
-    def _is_another(self, place: Place, told: bytes) -> bool:
-        """Whether the outbox has an event at this place that is not the one with this digest."""
-        if place.epoch != self._epoch or not any(told):
+    def _is_another(self, place: Place, acked_digest: bytes) -> bool:
+        """Whether the outbox's event at this place has another digest."""
+        if place.epoch != self._epoch or not any(acked_digest):
             return False
         rows = self._outbox.rows(place.sequence - 1, place.sequence)
-        return any(digest(body) != told for _, body in rows)
+        return any(digest(body) != acked_digest for _, body in rows)

@@ -1,4 +1,4 @@
-"""Recovery by hand: what an operator may decide where a program must not."""
+"""Recovery by hand: decisions that only an operator may take."""
 
 import argparse
 import os
@@ -21,9 +21,10 @@ BEGIN = "UPDATE head SET epoch = ?, sequence = ?, acked = 0, problem = NULL"
 
 
 def set_place(database: Database, stream: str, new: Place, back: bool) -> Place:
-    """Move a reader's place in a stream, and return the one before; `StartError` if it is above.
+    """Move a reader's place in a stream, and return the old one.
 
-    Unless it may go ``back``, after which events that were applied are applied again.
+    A place below the old one is a `StartError`, unless it may go ``back``: then events that were
+    applied are applied again.
     """
     with database.write():
         old = place_of(database, stream)
@@ -37,7 +38,7 @@ def set_place(database: Database, stream: str, new: Place, back: bool) -> Place:
 
 
 def begin_epoch(database: Database, outbox: Outbox) -> tuple[Place, Place]:
-    """Give an outbox a new epoch, in which all its events are told anew, numbered from 1.
+    """Give an outbox a new epoch, in which all its events are published again, numbered from 1.
 
     Returns the newest place before and after; `StartError` if the clock is behind the epoch.
     """
@@ -50,9 +51,9 @@ def begin_epoch(database: Database, outbox: Outbox) -> tuple[Place, Place]:
         for after in range(outbox.oldest() - 1, old.sequence, STEP_ROWS):
             for sequence, body in outbox.rows(after, after + STEP_ROWS):
                 count += 1
-                told = renumbered(body, Place(epoch, count), previous)
-                database.run(RENUMBER, count, told, sequence)
-                previous = digest(told)
+                renewed = renumbered(body, Place(epoch, count), previous)
+                database.run(RENUMBER, count, renewed, sequence)
+                previous = digest(renewed)
         database.run(BEGIN, epoch, count)
     return old, Place(epoch, count)
 
@@ -105,7 +106,7 @@ PLACE = Command(
 )
 NEW_EPOCH = Command(
     name="new-epoch",
-    about="tell all events anew, as a new stream that closes the one before",
+    about="publish all events again, in a new epoch that closes the one before",
     examples="%(prog)s --yes",
     arguments=_new_epoch_arguments,
     run=_new_epoch,

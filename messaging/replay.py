@@ -20,7 +20,7 @@ class Replayed(Follower):
         super().__init__(stream, START)
 
     def skip(self, first: Place, last: Place) -> bool:
-        """Go on from the middle of a stream only where nothing of it was applied yet."""
+        """Begin in the middle of a stream only where nothing of it was applied yet."""
         if self._tip().sequence == 0:
             return super().skip(first, last)
         raise StartError(f"the journal has no events from {first} to {last}: restore it")
@@ -32,10 +32,10 @@ def catch_up(
     at_least: Place,
     apply: Callable[[Received], None],
 ) -> None:
-    """Apply what the journal holds above the follower's place, through an open transport.
+    """Apply the journal's events above the follower's place, through an open transport.
 
-    It ends at the journal's head, but not before ``at_least``: a lost journal is being filled
-    again. Raises `StartError` if there is no progress for 10 s.
+    It ends at the journal's head, but not before ``at_least``, since a lost journal may be filling
+    up again. Raises `StartError` if there is no progress for 10 s.
     """
     follower.disconnect()
     applied = 0

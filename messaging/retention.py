@@ -1,4 +1,4 @@
-"""Retention: applied events and kept answers go away after some days, in small steps."""
+"""Retention: deletes applied events and kept answers after some days, in small steps."""
 
 import threading
 import time
@@ -15,19 +15,19 @@ from runtime.storage.tables import KeptAnswer
 
 log = structlog.get_logger(__name__)
 
-STEP_ROWS = 100  # of each table in one commit, so that nobody waits for more than milliseconds
+STEP_ROWS = 100  # of each table in one commit, so that nothing waits longer than milliseconds
 STEP_INTERVAL_S = 0.025  # 4,000 rows a second of each table
 PAUSE_S = 0.002  # at least between two steps, for the others
 IDLE_S = 10.0
 NOTE_INTERVAL_S = 600.0
-JUMP = 0.1  # of the days after which things go away: what the clock may be ahead of expectation
+JUMP = 0.1  # how far the clock may be ahead of expectation, as a part of the days
 PRUNED = (Inbox.applied_at, KeptAnswer.kept_at)
 
 
 class Retention(threading.Thread):
     """Deletes what is older than some days: rows of the inbox, and answers kept under keys.
 
-    Neither is needed to apply an event once: that is decided by the reader's place.
+    Neither is needed to apply an event once: the reader's place decides that.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ class Head(Table):
 
 
 class Outbox(Table):
-    """Every event that this database has told or has yet to tell."""
+    """Every event that this database has published or has yet to publish."""
 
     sequence = BigIntegerField(primary_key=True)
     body = BlobField()
@@ -44,7 +44,7 @@ class Inbox(Table):
 
 
 class RetentionClock(Table):
-    """Up to when the wall clock was believed, by `messaging.retention`; at most one row."""
+    """The last time of the wall clock that `messaging.retention` believed; at most one row."""
 
     believed_at = CharField()
 

@@ -21,9 +21,9 @@ PATIENCE_S = 1.0  # before it says that it waits
 def tail(
     transport: Transport, stream: str, first: int | None, stopped: Callable[[float], bool]
 ) -> None:
-    """Print the events of a stream until it is stopped, or nobody reads them any more.
+    """Print the events of a stream until it is stopped, or its output has no reader any more.
 
-    From the next one on; or from sequence ``first`` on, of the newest epoch that the journal has.
+    It begins with the next event, or with sequence ``first`` of the journal's newest epoch.
     """
     begun, hinted = time.monotonic(), False
     follower = Follower(stream, LAST)
@@ -42,7 +42,7 @@ def tail(
 
 def _print(event: Received, stopped: Callable[[float], bool]) -> None:
     try:
-        line = to_json(from_json(event.body))  # whatever its writer took for white space
+        line = to_json(from_json(event.body))  # without its writer's white space
     except ValueError:
         log.warning("an event is not JSON", place=str(event.place))
     else:

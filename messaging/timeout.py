@@ -1,16 +1,16 @@
-"""How long to wait for an answer before it is asked for again (RFC 6298)."""
+"""How long to wait for an answer before asking again (RFC 6298)."""
 
-MAX_BACKOFF = 8  # doubling ends at so many times what was measured
-LONGEST_S = 10.0  # more is no line, but a process that stood still
+MAX_BACKOFF = 8  # doubling ends at so many times the measured time
+LONGEST_S = 10.0  # longer answers come from a process that stood still, not from the line
 
 
 class Timeout:
-    """A retransmission timeout, in seconds: from the times that answers took, doubled by silence.
+    """A retransmission timeout, in seconds, from the times that answers took; silence doubles it.
 
-    As RFC 6298 has it, but for its limits: it is never below ``least_s`` or above 10 s, and it is
-    not doubled more than three times, since a broken line is known by other means. The answer to
-    what was sent twice measures nothing (Karn's rule, section 3); but if it comes as soon as
-    answers do, the line is as it was.
+    It follows RFC 6298, with other limits: it is never below ``least_s`` or above 10 s, and it
+    doubles three times at most, since heartbeats notice a broken line. The answer to what was sent
+    twice measures nothing (Karn's rule, section 3); but if it comes as soon as answers usually do,
+    the line is as it was.
     """
 
     def __init__(self, least_s: float) -> None:
@@ -20,11 +20,11 @@ class Timeout:
 
     @property
     def _usual_s(self) -> float:
-        """How long an answer takes at most, as far as was measured; 0 if nothing was."""
+        """The longest usual time of an answer; 0 before the first measurement."""
         return min((self._smoothed_s or 0) + 4 * self._variation_s, LONGEST_S)
 
     def answered(self, took_s: float, repeated: bool = False) -> None:
-        """An answer came so long after it was last asked for, which was perhaps ``repeated``."""
+        """An answer came so long after the last request, which may have been ``repeated``."""
         if not repeated:
             self._measure(took_s)
         if not repeated or took_s < self._usual_s:
@@ -46,5 +46,5 @@ class Timeout:
         self.seconds = min(2 * self.seconds, most_s, LONGEST_S)
 
     def reset(self) -> None:
-        """Forget that it was doubled: the line is another one, or as it was."""
+        """Undo the doubling: the line is a new one, or as it was."""
         self.seconds = max(self._least_s, self._usual_s)

@@ -1,1 +1,1 @@
-"""The payment desk: pays what the shop has placed, and direct payments."""
+"""The payment service: pays the shop's orders, and takes direct payments."""

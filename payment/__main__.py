@@ -1,4 +1,4 @@
-"""Start the payment, or one of its commands: ``python -m payment``."""
+"""Start the payment service, or one of its commands: ``python -m payment``."""
 
 from payment.app import Payment
 

@@ -15,11 +15,11 @@ from runtime.web.openapi import answers, like, tag
 from runtime.web.requests import created, documented, send_object
 
 api = documented("Payment")
-PAYMENTS = tag("payments", "What was paid: all of it succeeded.")
+PAYMENTS = tag("payments", "The payments, all of which succeeded.")
 
 
 class NewPayment(BaseModel):
-    """Who pays, and how much in the smallest coin."""
+    """A direct payment: by a user, with a price in the smallest coin."""
 
     model_config = like(user_id=1, price=4300)
 
@@ -28,7 +28,7 @@ class NewPayment(BaseModel):
 
 
 class Payment(NewPayment):
-    """A payment; ``order_id`` is null for one that was made directly."""
+    """A payment; ``order_id`` is null for a direct one."""
 
     model_config = like(
         id=3,
@@ -48,12 +48,12 @@ class Payment(NewPayment):
 class PaymentPage(IdPage):
     """The query of the list of payments."""
 
-    user_id: QueryId | None = Field(None, description="Those of this user.")
-    order_id: UUID | None = Field(None, description="That of this order.")
+    user_id: QueryId | None = Field(None, description="Only those of this user.")
+    order_id: UUID | None = Field(None, description="Only that of this order.")
 
 
 class PayerTotal(BaseModel):
-    """What a user has paid."""
+    """The payments of a user."""
 
     user_id: Id
     count: int
@@ -61,7 +61,7 @@ class PayerTotal(BaseModel):
 
 
 class Totals(BaseModel):
-    """How many payments there are, and their sum; the biggest payers first."""
+    """The number of payments and their sum, and the biggest payers."""
 
     model_config = like(count=6, sum=23665, users=[{"user_id": 2, "count": 2, "sum": 8840}])
 
@@ -73,7 +73,7 @@ class Totals(BaseModel):
 class TotalsQuery(BaseModel):
     """The query of the totals."""
 
-    user_id: QueryId | None = Field(None, description="Those of this user.")
+    user_id: QueryId | None = Field(None, description="Only those of this user.")
 
 
 class PaymentResource:
@@ -88,7 +88,7 @@ class PaymentResource:
     def on_post_new(self, req: Request, resp: Response, json: NewPayment) -> Change:
         """Pay directly, for no order.
 
-        Orders are paid when the shop tells of them.
+        Orders are paid when the shop announces them.
         """
         pay = Pay(json.user_id, json.price, correlation_id=req.context.request_id)
         return Change(self._payments.pay, pay, created)
@@ -107,7 +107,7 @@ class PaymentResource:
     def on_get_totals(self, req: Request, resp: Response, query: TotalsQuery) -> None:
         """Show how much was paid.
 
-        By everybody, with the hundred who have paid most, or by one user.
+        By all users, with the hundred biggest payers, or by one user.
         """
         totals = self._payments.totals(query.user_id)
         send_object(req, resp, totals, private=bool(query.user_id))

@@ -20,15 +20,15 @@ class Payment(Service):
         self.tasks.append(Console(self.database, self.payments))
 
     def handlers(self) -> Mapping[str, Handlers]:
-        """The streams that it reads."""
+        """The streams that it reads, and their handlers."""
         return handlers(self.payments)
 
     def inherited(self) -> Handlers:
-        """How it takes over the payments that earlier databases have told of."""
+        """How a new database takes over the payments that earlier ones announced."""
         return inherited(self.payments)
 
     def routes(self) -> Routes:
-        """What answers where."""
+        """The paths, and the resources that answer there."""
         payments = PaymentResource(self.payments)
         return {
             "/api/payment": (payments, "new"),

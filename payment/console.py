@@ -12,14 +12,14 @@ from runtime.storage.database import Database
 log = structlog.get_logger(__name__)
 
 BATCH = 256
-IDLE_S = 0.5  # commits of this process wake it at once; those of other processes are found so late
+IDLE_S = 0.5  # commits of this process wake it at once; it finds those of others so late
 
 
 class Console(threading.Thread):
-    """Announces payments, in a thread of its own: a console that hangs must not stop payments.
+    """Announces payments in a thread of its own: a console that hangs must not stop payments.
 
-    Payments are marked once their lines are written, so that only a crash between the two can
-    repeat a line. A standard output that is gone is no reason not to pay.
+    It marks payments once their lines are written, so that only a crash between the two can repeat
+    a line. A closed standard output stops no payment.
     """
 
     def __init__(self, database: Database, payments: Payments) -> None:
@@ -32,7 +32,7 @@ class Console(threading.Thread):
         database.listeners.append(self._committed.set)
 
     def run(self) -> None:
-        """Announce what is new, until `stop`."""
+        """Announce new payments until `stop`."""
         while not self._stopping:
             try:
                 while self._database.leads and self._announce():
@@ -44,7 +44,7 @@ class Console(threading.Thread):
         self._database.close()
 
     def stop(self) -> None:
-        """End, unless the console hangs; what is not marked is written at the next start."""
+        """End the thread, unless the console hangs; the next start announces the rest."""
         self._stopping = True
         self._committed.set()
         self.join(timeout=1)

@@ -1,4 +1,4 @@
-"""Events in: what the shop tells, what payment itself told before, and what becomes of it."""
+"""Events in: the shop's orders, and payments that an earlier database announced."""
 
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from runtime.process.fields import Id, Total
 
 
 class OrderPlaced(BaseModel):
-    """What ``order.placed`` tells, as far as payment needs it."""
+    """The data of ``order.placed``, as far as payment needs it."""
 
     order_id: UUID
     user_id: Id
@@ -20,7 +20,7 @@ class OrderPlaced(BaseModel):
 
 
 class PaymentSucceeded(BaseModel):
-    """What ``payment.succeeded`` tells: all that a payment is, with the event's time."""
+    """The data of ``payment.succeeded``: with the event's time, all that a payment is."""
 
     payment_id: Id
     order_id: UUID | None
@@ -29,7 +29,7 @@ class PaymentSucceeded(BaseModel):
 
 
 def handlers(payments: Payments) -> dict[str, Handlers]:
-    """Each stream that is read, with its table of event type and function."""
+    """The streams that payment reads, each with its table of event type and function."""
 
     def order_placed(events: list[Event]) -> None:
         orders = [(OrderPlaced.model_validate(event.data), event) for event in events]
@@ -44,7 +44,7 @@ def handlers(payments: Payments) -> dict[str, Handlers]:
 
 
 def inherited(payments: Payments) -> Handlers:
-    """The table for what earlier databases of the payment service have told."""
+    """The table for the events of earlier databases of the payment service."""
 
     def payment_succeeded(events: list[Event]) -> None:
         paid = [(PaymentSucceeded.model_validate(event.data), event) for event in events]

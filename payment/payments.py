@@ -17,13 +17,13 @@ BY_ORDER = "SELECT id, user_id, price, order_id, paid_at FROM payment WHERE orde
 OF_USER = "SELECT count, sum FROM total WHERE user_id = ?"
 BIGGEST = """SELECT user_id, count, sum FROM total WHERE user_id > 0
              ORDER BY sum DESC, user_id LIMIT ?"""
-EVERYBODY = 0  # in the table of totals, which triggers keep
+EVERYBODY = 0  # a row of the table of totals, which triggers keep
 MAX_PAYERS = 100
 ANNOUNCED = "UPDATE payment SET announced = ? WHERE id <= ? AND NOT announced"
 
 
 class Pay(NamedTuple):
-    """Who pays how much, in the smallest coin; for which order, if for one."""
+    """A payment to make: by a user, with a price in the smallest coin, perhaps for an order."""
 
     user_id: int
     price: int
@@ -45,7 +45,7 @@ class Paid(NamedTuple):
         return _shown(self._asdict())
 
     def fact(self, correlation_id: str | None) -> Fact:
-        """What ``payment.succeeded`` tells of it."""
+        """The content of its ``payment.succeeded``."""
         data = {"payment_id": self.id, "user_id": self.user_id, "price": self.price}
         return Fact(self.id, self.paid_at, {**data, "order_id": self.order_id}, correlation_id)
 
@@ -66,7 +66,7 @@ class Payments:
         with self._database.write():
             orders = [each.order_id for each in commands if each.order_id]
             paid: dict[object, Paid] = {row.order_id: row for row in self._find(BY_ORDER, orders)}
-            new: dict[object, Pay] = {}  # by order, or by position where it is for none
+            new: dict[object, Pay] = {}  # by order, or by position if there is no order
             for number, each in enumerate(commands):
                 if each.order_id not in paid:
                     new.setdefault(each.order_id or number, each)
@@ -80,9 +80,9 @@ class Payments:
         return [paid[each.order_id or number].shown() for number, each in enumerate(commands)]
 
     def take_over(self, payments: Sequence[Paid]) -> None:
-        """Enter payments that an earlier database has told of, each unless it is here already.
+        """Enter payments that an earlier database announced, except those that are here already.
 
-        Under another id if its own is taken. The console has shown them, and their events are told.
+        If its id is taken, a payment gets another. Neither console nor events announce it again.
         """
         with self._database.write():
             here = {row.id: row for row in self._find(BY_ID, [each.id for each in payments])}
@@ -111,7 +111,7 @@ class Payments:
         after: int | None = None,
         limit: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Payments, newest first, from the one behind ``after`` on, at most ``limit``."""
+        """Payments after ``after``, newest first, at most ``limit``."""
         wanted = Payment.id > 0
         if user_id:
             wanted &= Payment.user_id == user_id
@@ -122,7 +122,7 @@ class Payments:
         return self._select(wanted, limit)
 
     def totals(self, user_id: int | None = None) -> dict[str, Any]:
-        """What was paid by everybody, with the biggest payers first, or by one user alone:
+        """What all users have paid, with the biggest payers first, or one user:
 
         ``count, sum, users: [{user_id, count, sum}]``.
         """
@@ -151,6 +151,6 @@ class Payments:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A payment as the HTTP interface shows it; there are no others than those that succeeded."""
+    """A payment as the HTTP interface shows it; all payments have succeeded."""
     known = {name: row[name] for name in ("id", "user_id", "price", "order_id")}
     return {**known, "status": "succeeded", "paid_at": row["paid_at"]}

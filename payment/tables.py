@@ -6,7 +6,7 @@ from runtime.storage.database import Table
 
 
 class Payment(Table):
-    """A payment that succeeded; for an order, or for none if it was made directly."""
+    """A payment that succeeded, for an order or direct."""
 
     id = AutoField()
     user_id = BigIntegerField(index=True)
@@ -16,12 +16,12 @@ class Payment(Table):
     announced = BooleanField(default=False)  # on the console
 
 
-# Only the few that are to be announced are in this index.
+# The index holds only the few payments to announce.
 Payment.add_index(Payment.id, where=~Payment.announced, name="payment_to_announce")
 
 
 class Total(Table):
-    """What a user has paid; ``user_id`` 0, which is nobody's, is for all payments together."""
+    """What a user has paid; the row of ``user_id`` 0, which no user has, is for all users."""
 
     kept_by_triggers = True
 

@@ -1,12 +1,11 @@
-"""What any service process needs: settings, database, logs, the HTTP shell and its lifecycle."""
+"""The parts of any service process: settings, database, logs, HTTP and its life cycle."""
 
 import sys
 import tomllib
 from pathlib import Path
 
-# The files of offapi are served from the disk. spectree, which is imported after this and by no
-# service itself, would import it, too, and so keep three documentation sites in memory; Python
-# takes a module that is None for one that is missing.
+# spectree would import offapi, and keep its three documentation sites in memory; we serve its files
+# from the disk. Python treats a module that is None as missing.
 sys.modules["offapi"] = None  # type: ignore[assignment]
 
 ROOT = Path(__file__).parent.parent

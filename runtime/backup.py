@@ -18,17 +18,17 @@ EXAMPLES = """\
 DATA_DIR=/var/lib/parrot-shop %(prog)s /backups/today"""
 URL = "_database_url"
 OWN = {"broker", *(name.removesuffix(URL) for name in Settings.model_fields if name.endswith(URL))}
-SQLITE = b"SQLite format 3\0"  # with which a file begins (sqlite.org/fileformat.html)
-PAGES = 1000  # copied in one step, between which a signal is noticed
+SQLITE = b"SQLite format 3\0"  # the beginning of a file (sqlite.org/fileformat.html)
+PAGES = 1000  # copied in one step; signals are noticed between steps
 
 
 def backup(source: Path, target: Path) -> list[Path]:
-    """Copy the databases of all services in a folder, and its keys, to a new one; returns which.
+    """Copy the databases and keys of all services in a folder to a new one; returns their paths.
 
     A database that has moved to PostgreSQL stays behind.
 
     The copies belong together: no reader in one knows of an event that its writer in another does
-    not. Raises `OSError` and `sqlite3.Error`, which name the file, and leaves nothing then.
+    not. Raises `OSError` and `sqlite3.Error`, which name the file; then it leaves nothing behind.
     """
     if target.exists():
         raise FileExistsError(f"{target} is there already: name a new folder")
@@ -57,7 +57,7 @@ def backup(source: Path, target: Path) -> list[Path]:
 
 @contextmanager
 def nobody_commits(paths: Iterable[Path]) -> Iterator[None]:
-    """A moment: snapshots of these databases that are begun in it belong together."""
+    """Stop all commits for a moment: snapshots begun in it belong together."""
     with ExitStack() as moment:
         for path in paths:
             moment.enter_context(_transaction(path, "IMMEDIATE"))
@@ -103,7 +103,7 @@ def _transaction(path: Path, kind: str) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Let SQLite's errors name their file."""
+    """Add the file's name to SQLite's errors."""
     try:
         yield
     except sqlite3.Error as error:

@@ -1,4 +1,4 @@
-"""Ask the processes of this machine whether they serve, as the health check of a container does."""
+"""Ask the processes of this machine whether they serve; it is a container's health check."""
 
 from http.client import HTTPConnection, HTTPException
 
@@ -8,7 +8,7 @@ from runtime.process.output import complain
 from runtime.process.settings import Settings, load_settings
 
 EXAMPLES = """\
-%(prog)s             those that listen here: all, and one at least
+%(prog)s             all that listen here, at least one
 %(prog)s shop"""
 SERVICES = ("inventory", "shop", "payment")
 NAMES = ("broker", *SERVICES, *(f"{name}_exchange" for name in SERVICES))
@@ -18,7 +18,7 @@ TIMEOUT_S = 3.0
 def serves(settings: Settings, name: str) -> bool:
     """Whether a process answers ``/livez``.
 
-    Not ``/readyz``: what makes a process unready is not cured by starting it again.
+    Not ``/readyz``: a restart would not cure an unready process.
     """
     connection = HTTPConnection(settings.host, settings.http_port(name)[0], timeout=TIMEOUT_S)
     try:
@@ -31,7 +31,7 @@ def serves(settings: Settings, name: str) -> bool:
 
 
 def main() -> None:
-    """Exit with 1, and one line, if one does not serve."""
+    """Exit with 1 and one line if a process does not serve."""
     parser = command_line(__doc__, EXAMPLES, "python -m runtime.health")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     names = parser.parse_args().names

@@ -1,4 +1,4 @@
-"""The demo: a stocked shop whose processes are killed one after another, told as it happens."""
+"""The demo: a stocked shop whose processes are killed one after another."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -36,11 +36,11 @@ READING_PAUSE_S = 2.5  # between two steps, for the visitor
 
 
 class Failure(Exception):
-    """Something did not happen as the demo tells it."""
+    """Something did not happen as the demo says."""
 
 
 def demo(settings: Settings, leave: bool) -> int:
-    """Play the demo on the ports of these settings, in a folder of its own; gives the exit code.
+    """Play the demo on the ports of these settings, in a folder of its own; returns the exit code.
 
     With ``leave`` it ends after that, else at Ctrl-C.
     """
@@ -69,7 +69,7 @@ def demo(settings: Settings, leave: bool) -> int:
 
 
 class Story:
-    """The steps; ``pause`` waits between two of them, and tells whether it is to end."""
+    """The steps; ``pause`` waits between two of them, and returns whether it is to end."""
 
     def __init__(self, system: System, pause: Callable[[], bool]) -> None:
         self._system = system
@@ -79,7 +79,7 @@ class Story:
         self._orders: list[str] = []
 
     def tell(self) -> None:
-        """Play all steps; `Failure` if one does not end well, `KeyboardInterrupt` if told to."""
+        """Play all steps; `Failure` if one does not end well, `KeyboardInterrupt` on Ctrl-C."""
         self._open()
         self._step("Kesha buys. The shop answers at once; the payment comes by an event.")
         self._await_payment(self._buy(0, 10, 10))

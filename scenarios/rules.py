@@ -1,8 +1,8 @@
 """What must be so between the four databases, at rest or at one moment of a shop that sells.
 
-Each rule is a query of what contradicts it, with why: WRONG; or COMING, since what has been told is
-still to be acknowledged or applied; or GONE, since what would tell was archived or is of an earlier
-database. At rest, after a drill, nothing is on its way, and any row is a fault.
+Each rule is a query for the rows that contradict it, with the reason: WRONG; or COMING, since an
+event is still to be acknowledged or applied; or GONE, since what would show it was archived, or
+is of an earlier database. At rest, after a drill, nothing is on its way, and any row is a fault.
 """
 
 import sqlite3
@@ -23,19 +23,20 @@ PLACE = """
     SELECT head.epoch, head.sequence AS head,
            coalesce(iif(cursor.epoch = head.epoch, cursor.sequence, 0), 0) AS seen,
            coalesce((cursor.epoch, cursor.sequence) > (head.epoch, head.sequence), 0) AS is_ahead,
-           (SELECT coalesce(min(sequence), 1) FROM {writer}.outbox) AS first_told,
+           (SELECT coalesce(min(sequence), 1) FROM {writer}.outbox) AS first_published,
            (SELECT coalesce(min(sequence), 1) FROM broker.entry
             WHERE stream = '{stream}' AND epoch = head.epoch) AS first_kept,
            (SELECT coalesce(max(sequence), 0) FROM broker.entry
             WHERE stream = '{stream}' AND epoch = head.epoch) AS kept
     FROM {writer}.head AS head LEFT JOIN {reader}.cursor AS cursor ON cursor.stream = '{stream}'"""
-# Of what the events tell that the reader has yet to apply.
+# The objects of events that the reader has yet to apply.
 AHEAD = """
     CREATE TEMP TABLE {stream}_coming AS
-    SELECT DISTINCT bare({told}) AS id FROM {writer}.outbox, {stream}_place WHERE sequence > seen"""
+    SELECT DISTINCT bare({named}) AS id FROM {writer}.outbox, {stream}_place
+    WHERE sequence > seen"""
 
 
-def told(field: str, of: str = "") -> str:
+def member(field: str, of: str = "") -> str:
     """A field of an event's data, in SQL."""
     return f"json_extract(CAST({of}body AS TEXT), '$.data.{field}')"
 
@@ -53,7 +54,7 @@ def _stream_rules(stream: str) -> Iterator[tuple[str, str]]:
         f"""
         SELECT head.sequence, '{WRONG}' FROM {writer}.head AS head, {place},
             (SELECT count(*) AS n, coalesce(max(sequence), 0) AS newest FROM {writer}.outbox)
-        WHERE head.sequence != newest OR n != newest - first_told + 1""",
+        WHERE head.sequence != newest OR n != newest - first_published + 1""",
     )
     yield (
         f"the journal of {stream} is the outbox of {writer}",
@@ -66,7 +67,7 @@ def _stream_rules(stream: str) -> Iterator[tuple[str, str]]:
             AND entry.sequence = own.sequence
         WHERE entry.body IS NOT own.body
         UNION ALL
-        SELECT entry.sequence, iif((entry.epoch, entry.sequence) < ({place}.epoch, first_told),
+        SELECT entry.sequence, iif((entry.epoch, entry.sequence) < ({place}.epoch, first_published),
                                    '{GONE}', '{WRONG}')
         FROM {place} JOIN broker.entry AS entry ON entry.stream = '{stream}'
         LEFT JOIN {writer}.outbox AS own
@@ -76,7 +77,7 @@ def _stream_rules(stream: str) -> Iterator[tuple[str, str]]:
     yield (
         f"the {stream} that {reader} has applied are the journal",
         f"""
-        SELECT inbox.sequence, iif((inbox.epoch, inbox.sequence) < ({place}.epoch, first_told),
+        SELECT inbox.sequence, iif((inbox.epoch, inbox.sequence) < ({place}.epoch, first_published),
                                    '{GONE}', '{WRONG}')
         FROM {place} JOIN {reader}.inbox AS inbox ON inbox.stream = '{stream}'
         LEFT JOIN {writer}.outbox AS own
@@ -125,37 +126,37 @@ RULES = {
             "SELECT id, name, price, active FROM inventory.item",
         )
     })""",
-    "each item is what its newest event tells": f"""
-        SELECT item.id, '{WRONG}' FROM inventory.outbox AS own
-        JOIN inventory.item AS item ON item.id = {told("id", "own.")}
-        WHERE {told("version", "own.")} >= item.version AND (
-            {told("version", "own.")} != item.version OR {told("name", "own.")} != item.name
-            OR {told("price", "own.")} != item.price OR {told("active", "own.")} != item.active)""",
-    "each order is what its event tells": f"""
-        SELECT own.sequence, '{WRONG}'
-        FROM shop.outbox AS own
-        LEFT JOIN shop."order" AS o ON o.id = bare({told("order_id", "own.")})
-        WHERE o.price IS NOT {told("price", "own.")} OR o.user_id IS NOT {told("user_id", "own.")}
+    "each item is what its newest event says": f"""
+        SELECT item.id, '{WRONG}' FROM inventory.outbox AS e
+        JOIN inventory.item AS item ON item.id = {member("id", "e.")}
+        WHERE {member("version", "e.")} >= item.version AND (
+            {member("version", "e.")} != item.version OR {member("name", "e.")} != item.name
+            OR {member("price", "e.")} != item.price OR {member("active", "e.")} != item.active)""",
+    "each order is what its event says": f"""
+        SELECT e.sequence, '{WRONG}'
+        FROM shop.outbox AS e
+        LEFT JOIN shop."order" AS o ON o.id = bare({member("order_id", "e.")})
+        WHERE o.price IS NOT {member("price", "e.")} OR o.user_id IS NOT {member("user_id", "e.")}
         OR ({
         LINES.format("item_id", "quantity", "price", "shop.order_line", "order_id = o.number")
     })
             IS NOT ({
         LINES.format(
             *(f"json_extract(value, '$.{name}')" for name in ("item_id", "quantity", "price")),
-            "json_each(CAST(own.body AS TEXT), '$.data.items')",
+            "json_each(CAST(e.body AS TEXT), '$.data.items')",
             "true",
         )
     })""",
     "each order has an event": f"""
         SELECT n || ' orders', '{WRONG}'
         FROM orders_place, (SELECT count(*) AS n FROM shop."order")
-        WHERE first_told = 1 AND n != head""",
-    "each payment is what its event tells": f"""
+        WHERE first_published = 1 AND n != head""",
+    "each payment is what its event says": f"""
         SELECT p.id, '{WRONG}'
-        FROM payment.outbox AS own
-        LEFT JOIN payment.payment AS p ON p.id = {told("payment_id", "own.")}
-        WHERE p.price IS NOT {told("price", "own.")} OR p.user_id IS NOT {told("user_id", "own.")}
-            OR p.order_id IS NOT bare({told("order_id", "own.")})""",
+        FROM payment.outbox AS e
+        LEFT JOIN payment.payment AS p ON p.id = {member("payment_id", "e.")}
+        WHERE p.price IS NOT {member("price", "e.")} OR p.user_id IS NOT {member("user_id", "e.")}
+            OR p.order_id IS NOT bare({member("order_id", "e.")})""",
 }
 
 
@@ -170,9 +171,9 @@ def opened(folder: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def _bare(told: str | int | None) -> str | int | None:
+def _bare(id: str | int | None) -> str | int | None:
     """An id as the tables have it: those of orders are without dashes there."""
-    return told.replace("-", "") if isinstance(told, str) else told
+    return id.replace("-", "") if isinstance(id, str) else id
 
 
 def prepare(db: sqlite3.Connection) -> None:
@@ -180,7 +181,7 @@ def prepare(db: sqlite3.Connection) -> None:
     for stream, writer in WRITERS.items():
         words = {"stream": stream, "writer": writer, "reader": READERS[stream]}
         db.execute(PLACE.format(**words))
-        db.execute(AHEAD.format(**words, told=told(SUBJECTS[stream])))
+        db.execute(AHEAD.format(**words, named=member(SUBJECTS[stream])))
 
 
 def damages(db: sqlite3.Connection) -> Iterator[str]:

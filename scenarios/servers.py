@@ -125,7 +125,7 @@ class Unit:
         self._each(signal.SIGCONT)
 
     def wait(self, deadline: float) -> int:
-        """Wait for the end that was asked for, force it at the deadline; gives the exit code."""
+        """Wait for the end that was asked for, force it at the deadline; returns the exit code."""
         if not self._process:
             return 0
         with suppress(subprocess.TimeoutExpired):
@@ -207,7 +207,7 @@ class NatsServer(Server):
             routes = [f"nats://{HOST}:{other}" for other in cluster.values()]
             listen = f"{HOST}:{cluster[name]}"
             settings["cluster"] = {"name": "parrots", "listen": listen, "routes": routes}
-        self._config.write_text(json.dumps(settings))  # of which its format is a superset
+        self._config.write_text(json.dumps(settings))  # its format is a superset of JSON
 
     def _command(self) -> tuple[Sequence[str], str | None]:
         return [_program("nats-server"), "-c", str(self._config)], None
@@ -245,16 +245,18 @@ class PostgresServer(Server):
             where = ["-D", str(self._data)]
             options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
             self._make("initdb", *where, *options)
-            self._make("postgres", "--single", *where, "postgres", told=_created(self._databases))
+            self._make(
+                "postgres", "--single", *where, "postgres", statements=_created(self._databases)
+            )
         super().launch()
 
-    def _make(self, program: str, *arguments: str, told: str = "") -> None:
+    def _make(self, program: str, *arguments: str, statements: str = "") -> None:
         with self.log.open("ab") as log:
             done = subprocess.run(
                 [_program(program), *arguments],
                 user=self._user,
                 cwd="/",
-                input=told.encode(),
+                input=statements.encode(),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

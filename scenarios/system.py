@@ -77,8 +77,8 @@ class Process(Unit):
         connection = HTTPConnection(self._settings.host, self.port, timeout=timeout_s)
         try:
             content = None if body is None else to_json(body)
-            told = {"Content-Type": "application/json"} if content else {}
-            connection.request(method, path, content, {**told, **headers})
+            typed = {"Content-Type": "application/json"} if content else {}
+            connection.request(method, path, content, {**typed, **headers})
             response = connection.getresponse()
             return Answer(response.status, response.read())
         except HTTPException as error:
@@ -191,7 +191,7 @@ class System:
         return self._processes[name].ask(*request, **options)
 
     def state(self, name: str) -> dict[str, Any]:
-        """What ``/readyz`` of a service tells; nothing if it does not answer."""
+        """What ``/readyz`` of a service answers; empty if it does not answer."""
         with suppress(OSError):
             return dict(from_json(self.ask(name, "GET", "/readyz").body))
         return {}

@@ -1,1 +1,1 @@
-"""The shop: users, the catalogue as heard from the warehouse, and orders."""
+"""The shop: users, a copy of the warehouse's items, and orders."""

@@ -18,14 +18,14 @@ from shop.orders import Checkout, Orders
 from shop.users import Users
 
 api = documented("Shop")
-USERS = tag("users", "Who buys: a name with an id, and no login.")
-ITEMS = tag("items", "What is for sale, as the warehouse tells.")
-MAX_LINES = 10_000  # of all orders in an answer, about a megabyte
-ORDERS = tag("orders", "What was bought, placed at first and paid in a moment.")
+USERS = tag("users", "The buyers: a name with an id, and no login.")
+ITEMS = tag("items", "The items for sale, as the warehouse announces them.")
+MAX_LINES = 10_000  # in all orders of an answer, about a megabyte
+ORDERS = tag("orders", "The purchases: placed at first, and paid a moment later.")
 
 
 class NewUser(BaseModel):
-    """Who wants to buy."""
+    """A new user."""
 
     model_config = like(name="Kesha")
 
@@ -52,7 +52,7 @@ class Item(BaseModel):
 
 
 class NewOrder(BaseModel):
-    """What a user wants to buy; an id that is there twice means two of it."""
+    """The items that a user buys; an id that appears twice means two of the item."""
 
     model_config = like(user_id=1, item_ids=[1, 2, 2])
 
@@ -61,7 +61,7 @@ class NewOrder(BaseModel):
 
 
 class Line(BaseModel):
-    """So many of an item, at the price of one."""
+    """An item with its quantity, and the price of one."""
 
     item_id: Id
     name: str
@@ -94,14 +94,14 @@ class Order(BaseModel):
 class OrderPage(Page):
     """The query of a user's orders; ``after`` is an order's id.
 
-    Of orders with many lines, a page holds fewer.
+    A page holds fewer orders if they have many lines.
     """
 
-    user_id: QueryId = Field(description="Whose orders.")
+    user_id: QueryId = Field(description="The user who placed the orders.")
     after: UUID | None = Field(None, description="The last id seen: the list goes on after it.")
 
     def fitting(self, rows: list[dict[str, Any]]) -> int:
-        """How many of these rows an answer holds; the first one in any case."""
+        """How many of these rows an answer holds; at least one."""
         sums = accumulate(row["lines"] for row in rows)
         few_lines: int = sum(lines <= MAX_LINES for lines in sums)
         return min(super().fitting(rows), max(1, few_lines))
@@ -110,7 +110,7 @@ class OrderPage(Page):
 class UserPage(IdPage):
     """The query of the list of users."""
 
-    name: Name | None = Field(None, description="Those whose name contains this, in any case.")
+    name: Name | None = Field(None, description="Only users whose name contains this, in any case.")
 
 
 class UserResource:
@@ -123,7 +123,7 @@ class UserResource:
     def on_get(self, req: Request, resp: Response, query: UserPage) -> None:
         """List users, by id.
 
-        All of them, or those whose name contains a text; by the page.
+        All users, or those whose name contains a text; by the page.
         """
         wanted = query.after, query.fetch, query.name
         send_list(req, resp, query, partial(self._users.all, *wanted))
@@ -164,7 +164,7 @@ class OrderResource:
     def on_post_checkout(self, req: Request, resp: Response, json: NewOrder) -> Change:
         """Place an order.
 
-        The payment service hears of it and pays it: ask for the order to see that.
+        The payment service pays it a moment later, and its status changes to paid.
         """
         order = Checkout(json.user_id, json.item_ids, req.context.request_id)
         return Change(self._orders.checkout, order, partial(created, location="/api/orders/{id}"))
@@ -182,6 +182,6 @@ class OrderResource:
     def on_get_one(self, req: Request, resp: Response, order_id: UUID) -> None:
         """Show one order.
 
-        With what was bought, at the prices of then.
+        With its items, at the prices of its purchase.
         """
         send_object(req, resp, self._orders.get(order_id), private=True)

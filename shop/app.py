@@ -26,11 +26,11 @@ class Shop(Service):
         self.orders = Orders(self.database, self.outbox, self.catalogue)
 
     def handlers(self) -> Mapping[str, Handlers]:
-        """The streams that it reads."""
+        """The streams that it reads, and their handlers."""
         return handlers(self.catalogue, self.orders)
 
     def routes(self) -> Routes:
-        """What answers where."""
+        """The paths, and the resources that answer there."""
         users, orders = UserResource(self.users), OrderResource(self.orders)
         return {
             "/api/user": (users, "new"),
@@ -42,7 +42,7 @@ class Shop(Service):
         }
 
     def collect(self) -> Iterator[Metric]:
-        """What ``/metrics`` tells of it."""
+        """The metrics that ``/metrics`` shows."""
         yield from super().collect()
         yield from self.orders.collect()
 

@@ -37,18 +37,18 @@ class Catalogue:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._known: tuple[int, dict[int, dict[str, Any]]] = 0, {}  # as of this version
+        self._known: tuple[int, dict[int, dict[str, Any]]] = 0, {}  # at this version
 
     def on_sale(self) -> list[dict[str, Any]]:
         """All active items, by id."""
         return [_shown(row) for row in self.database.run(ON_SALE)]
 
     def version(self) -> int:
-        """A number that changes with every change of an item, by a trigger."""
+        """A number that a trigger changes with every change of an item."""
         return int(self.database.run(VERSION).fetchone()[0])
 
     def find(self, item_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-        """Those of these items that exist, active or not, by id; not to be changed."""
+        """The existing ones of these items, active or not, by id; do not change the rows."""
         version = self.version()
         if self._known[0] != version:
             self._known = version, {}
@@ -58,12 +58,14 @@ class Catalogue:
         return {item_id: known[item_id] for item_id in item_ids if item_id in known}
 
     def update(self, epoch: bytes, items: Sequence[dict[str, Any]]) -> None:
-        """Take over items as the warehouse tells of them: ``id, name, price, active, version``.
+        """Take over items as the warehouse announces them: ``id, name, price, active, version``.
 
         An older version never replaces a newer one, nor an older epoch a newer one. A newer
         epoch is a new warehouse, with which the catalogue starts empty.
         """
-        newest: dict[int, Row] = {}  # of each item: PostgreSQL refuses a row that comes twice
+        newest: dict[
+            int, Row
+        ] = {}  # by item, since PostgreSQL refuses one row twice in a statement
         for item in items:
             row = Row(**item, epoch=epoch)
             if row.id not in newest or row.version > newest[row.id].version:
@@ -77,12 +79,12 @@ class Catalogue:
             self.database.run_rows(UPDATE, newest.values())
 
     def _epoch(self) -> bytes | None:
-        """The epoch of the stream that has told of these items; None while there are none."""
+        """The epoch of the stream that these items came from; None while there are none."""
         row = self.database.run(EPOCH).fetchone()
         return row and bytes(row[0])
 
     def differences(self, rows: Mapping[int, Row]) -> list[int]:
-        """The ids of all items that are not as these rows have them, those to go included."""
+        """The ids of all items that differ from these rows, including those to delete."""
         found = {row.id: row for row in self._rows()}
         return sorted(
             item_id for item_id in found.keys() | rows if found.get(item_id) != rows.get(item_id)
@@ -95,7 +97,7 @@ class Catalogue:
             after = page[-1][0]
 
     def replace(self, item_ids: Sequence[int], rows: Mapping[int, Row]) -> None:
-        """Let these items be as these rows have them, or gone."""
+        """Replace these items by their rows, and delete those without one."""
         with self.database.write():
             self.database.run(REMOVE.format(", ".join("?" * len(item_ids))), *item_ids)
             self.database.run_rows(ADD, [rows[id_] for id_ in item_ids if id_ in rows])

@@ -1,4 +1,4 @@
-"""Events in: what the warehouse and the payment service tell, and what the shop makes of it."""
+"""Events in: the warehouse's items and the payments, and what the shop does with them."""
 
 from itertools import groupby
 from uuid import UUID
@@ -14,7 +14,7 @@ from shop.orders import Orders, PaidOrder
 
 
 class ItemChanged(BaseModel):
-    """What ``item.created`` and ``item.status_changed`` tell: the whole item."""
+    """The data of ``item.created`` and ``item.status_changed``: the whole item."""
 
     id: Id
     name: Name
@@ -24,13 +24,13 @@ class ItemChanged(BaseModel):
 
 
 class PaymentSucceeded(BaseModel):
-    """What ``payment.succeeded`` tells, as far as the shop needs it."""
+    """The data of ``payment.succeeded``, as far as the shop needs it."""
 
     order_id: UUID | None
 
 
 def handlers(catalogue: Catalogue, orders: Orders) -> dict[str, Handlers]:
-    """Each stream that is read, with its table of event type and function."""
+    """The streams that the shop reads, each with its table of event type and function."""
 
     def item_changed(events: list[Event]) -> None:
         items = [ItemChanged.model_validate(event.data).model_dump() for event in events]

@@ -1,4 +1,4 @@
-"""Orders: placed by users, paid when the payment service says so."""
+"""Orders: users place them, and the payment service's events mark them paid."""
 
 import sqlite3
 from collections import Counter
@@ -35,7 +35,7 @@ KNOWN = 'SELECT id FROM "order" WHERE id IN ({})'
 
 
 class Checkout(NamedTuple):
-    """Who wants to buy what; an id that is there twice means two of it."""
+    """The items that a user buys; an id that appears twice means two of the item."""
 
     user_id: int
     item_ids: Sequence[int]
@@ -43,7 +43,7 @@ class Checkout(NamedTuple):
 
 
 class PaidOrder(NamedTuple):
-    """Which order was paid, and when."""
+    """An order that was paid, and when."""
 
     order_id: UUID
     paid_at: str
@@ -62,10 +62,10 @@ class Orders:
         self._catalogue = catalogue
 
     def checkout(self, checkouts: Sequence[Checkout]) -> list[dict[str, Any] | Refused]:
-        """Place orders, and return each.
+        """Place orders, and return each, or why it was `Refused`.
 
-        Or `Refused`, with every field that is at fault, unless its user exists and each item
-        exists and is active.
+        An order's user must exist, and each item must exist and be active. `Refused` lists every
+        wrong field.
         """
         placed_at = timestamp()
         with self._database.write():
@@ -102,13 +102,13 @@ class Orders:
     def of_user(
         self, user_id: int, after: UUID | None = None, limit: int | None = None
     ) -> list[dict[str, Any]]:
-        """A user's orders, newest first, from the one behind ``after`` on, at most ``limit``."""
+        """A user's orders after ``after``, newest first, at most ``limit``."""
         return self.with_lines(self.rows_of_user(user_id, after, limit))
 
     def rows_of_user(
         self, user_id: int, after: UUID | None = None, limit: int | None = None
     ) -> list[dict[str, Any]]:
-        """The same without their items, as rows of the table, with how many ``lines`` they have.
+        """The same orders as rows of the table, with the number of their ``lines``.
 
         `Refused` if ``after`` is no order.
         """
@@ -124,7 +124,7 @@ class Orders:
         return list(newest_first.dicts().execute(self._database))
 
     def with_lines(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """These orders, as they are shown."""
+        """These orders as the HTTP interface shows them."""
         lines: dict[int, list[dict[str, Any]]] = {row["number"]: [] for row in rows}
         wanted = LINES.format(", ".join("?" * len(lines)) or "NULL")
         for number, item_id, name, price, quantity in self._database.run(wanted, *lines):
@@ -133,7 +133,7 @@ class Orders:
         return [_shown(row, lines[row["number"]]) for row in rows]
 
     def mark_paid(self, payments: Sequence[PaidOrder]) -> None:
-        """Note that orders were paid, each once; an unknown one is logged."""
+        """Mark orders as paid, each once; an unknown order is logged."""
         first = {paid.order_id: paid for paid in reversed(payments)}
         with self._database.write():
             rows = [(paid.order_id, paid.paid_at) for paid in first.values()]
@@ -148,9 +148,9 @@ class Orders:
                     )
 
     def collect(self) -> Iterator[Metric]:
-        """How many orders wait for their payment, and since when; left out if it is not known.
+        """The number of unpaid orders, and the age of the oldest; none while the database is down.
 
-        An index of these orders alone has both: what is paid costs nothing.
+        An index of the unpaid orders has both, so paid orders cost nothing.
         """
         with suppress(PeeweeException, sqlite3.Error):
             unpaid, oldest = self._database.run(UNPAID).fetchone()
@@ -190,7 +190,7 @@ def _order(
 
 
 def _fact(order: dict[str, Any], correlation_id: str | None) -> Fact:
-    """What ``order.placed`` tells."""
+    """The content of its ``order.placed``."""
     fields = ("item_id", "quantity", "price")
     items = [{name: line[name] for name in fields} for line in order["items"]]
     data = {"order_id": order["id"], "user_id": order["user_id"], "price": order["price"]}

@@ -1,4 +1,4 @@
-"""The catalogue built anew from the first event on, while the shop sells from the old one."""
+"""Rebuilds the catalogue from the first event on, while the shop sells from the old one."""
 
 import argparse
 import os
@@ -18,14 +18,14 @@ from shop.catalogue import Row
 from shop.handlers import ItemChanged, handlers
 
 if TYPE_CHECKING:
-    from shop.app import Shop  # which has this as a command
+    from shop.app import Shop  # it has this as a command
 
-STEP_ITEMS = 250  # replaced in one transaction, of some 5 ms
-PAUSE_S = 0.02  # between two of them, for those who buy
+STEP_ITEMS = 250  # replaced in one transaction, which takes some 5 ms
+PAUSE_S = 0.02  # between two of them, for buyers
 
 
 class Replica:
-    """The catalogue in memory, as its events tell of it."""
+    """The catalogue in memory, built from its events."""
 
     def __init__(self, types: set[str]) -> None:
         self.rows: dict[int, Row] = {}
@@ -34,7 +34,7 @@ class Replica:
         self._epoch = b""
 
     def apply(self, received: Received) -> None:
-        """Take over an item; they come in order, and a new epoch is a new warehouse."""
+        """Apply an event; events come in order, and a new epoch is a new warehouse."""
         try:
             event = Event.parse("items", received.place, received.body)
             item = ItemChanged.model_validate(event.data) if event.type in self._types else None
@@ -52,9 +52,9 @@ class Replica:
 
 
 def _run(shop: "Shop", _: argparse.Namespace) -> int:
-    """Build a second catalogue beside the first, and write what differs into that, in steps.
+    """Build a second catalogue beside the first, and copy the differences to the first, in steps.
 
-    Each step waits until the second has heard what the first has.
+    Each step waits until the second has applied as many events as the first.
     """
     broker = transport(shop.settings, f"shop-replay-{os.getpid()}", None, ["items"])
     follower = Replayed("items")
@@ -73,14 +73,14 @@ def _run(shop: "Shop", _: argparse.Namespace) -> int:
             time.sleep(PAUSE_S)
     finally:
         broker.close()
-    told = f"{replica.applied} events; {replica.dead} could not be applied"
-    deliver(f"the catalogue was built anew from {told}")
+    counts = f"{replica.applied} events; {replica.dead} could not be applied"
+    deliver(f"the catalogue was rebuilt from {counts}")
     return min(replica.dead, 1)
 
 
 COMMAND: Command = Command(
     name="replay",
-    about="build the catalogue anew from the first event on",
+    about="rebuild the catalogue from the first event on",
     examples="%(prog)s",
     arguments=lambda _: None,
     run=_run,

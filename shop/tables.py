@@ -17,35 +17,35 @@ from runtime.storage.database import Table
 
 
 class User(Table):
-    """Somebody who can buy."""
+    """A user, who can buy."""
 
     id = AutoField()
     name = CharField()
-    folded_name = TextField(null=True)  # as it is searched; null if a version of before added it
+    folded_name = TextField(null=True)  # for searches; null in rows of earlier versions
 
 
 class Item(Table):
-    """An item as the warehouse last told of it."""
+    """An item as the warehouse last announced it."""
 
     id = BigIntegerField(primary_key=True)
     name = CharField()
     price = BigIntegerField()
     active = BooleanField()
     version = IntegerField()
-    epoch = BlobField(index=True)  # of the stream that told: a new one starts an empty catalogue
+    epoch = BlobField(index=True)  # of its stream: a new one starts an empty catalogue
 
 
 class CatalogueVersion(Table):
-    """A random number that is another one after each change of the catalogue; one row."""
+    """A random number that triggers replace at each change of the catalogue; one row."""
 
     token = BigIntegerField()
 
     class Meta:
-        depends_on = (Item,)  # by triggers
+        depends_on = (Item,)  # its triggers are there
 
 
 class Order(Table):
-    """A purchase; ``number`` is the order in which they were placed."""
+    """A purchase; ``number`` counts purchases in the sequence of their commits."""
 
     number = AutoField()
     id = UUIDField(unique=True)
@@ -59,7 +59,7 @@ Order.add_index(Order.paid_at, Order.placed_at, where=Order.paid_at.is_null(), n
 
 
 class OrderLine(Table):
-    """So many of an item, as it was named and priced when it was bought."""
+    """An item of an order, with the name and price of its purchase."""
 
     order = ForeignKeyField(Order, backref="lines")
     item_id = BigIntegerField()

@@ -14,9 +14,9 @@ CREATE = 'INSERT INTO "user" (name, folded_name) VALUES {}'
 
 
 def folded(text: str) -> str:
-    """A text without case, and with accents composed: equal where people see the same.
+    """A text without case, and with composed accents, so that equal-looking texts are equal.
 
-    Unicode's compatibility caseless matching (the standard, 3.13, D146).
+    It is Unicode's compatibility caseless matching (the standard, 3.13, D146).
     """
     once = normalize("NFKD", normalize("NFD", text).casefold()).casefold()
     return normalize("NFKC", once)
@@ -31,14 +31,14 @@ class Users:
     def all(
         self, after: int | None = None, limit: int | None = None, name: str | None = None
     ) -> list[dict[str, Any]]:
-        """Users by id, from the one behind ``after`` on, at most ``limit``.
+        """Users after ``after``, by id, at most ``limit``.
 
-        Those whose name contains ``name``, whatever its case, its accents composed or not.
+        With ``name``, only users whose name contains it, in any case, with accents composed or not.
         """
         wanted = User.id > (after or 0)
         if name:
             text = re.sub(r"([!%_])", r"!\1", folded(name))
-            # As it is written: for peewee, LIKE is GLOB in SQLite, and ILIKE in PostgreSQL.
+            # Written as SQL, since peewee's LIKE is GLOB in SQLite, and ILIKE in PostgreSQL.
             like = (User.folded_name, SQL("LIKE"), f"%{text}%", SQL("ESCAPE '!'"))
             wanted &= NodeList(like)
         found = User.select(User.id, User.name).where(wanted).order_by(User.id).limit(limit)

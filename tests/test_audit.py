@@ -65,15 +65,15 @@ def test_what_waits_is_told_apart_from_what_is_wrong(
 
 CHANGES = {
     "inventory": [
-        ("UPDATE item SET price = 1 WHERE id = 2", "each item is what its newest event tells"),
+        ("UPDATE item SET price = 1 WHERE id = 2", "each item is what its newest event says"),
         ("UPDATE head SET sequence = sequence - 1", "the numbers of items have no gap"),
     ],
     "shop": [
         ("UPDATE item SET name = 'x' WHERE id = 2", "the shop's catalogue is the inventory"),
-        ('UPDATE "order" SET user_id = 2 WHERE number = 3', "each order is what its event tells"),
+        ('UPDATE "order" SET user_id = 2 WHERE number = 3', "each order is what its event says"),
         (
             "UPDATE order_line SET quantity = 2 WHERE order_id = 3 AND item_id = 2",
-            "each order is what its event tells",
+            "each order is what its event says",
         ),
         ('UPDATE "order" SET price = 1 WHERE number = 3', "each order is paid once, at its price"),
         (
@@ -88,7 +88,7 @@ CHANGES = {
         ),
     ],
     "payment": [
-        ("UPDATE payment SET price = 1 WHERE id = 3", "each payment is what its event tells"),
+        ("UPDATE payment SET price = 1 WHERE id = 3", "each payment is what its event says"),
         ("UPDATE cursor SET sequence = 99", "payment is at the head of orders"),
     ],
     "broker": [

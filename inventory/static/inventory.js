@@ -66,7 +66,7 @@ function row(item) {
   ]);
 }
 
-// Tells whether it is done. Until the answer is there, the button takes no second click.
+// Returns whether it succeeded. Until the answer is there, the button takes no second click.
 async function toggle(id, key, change) {
   if (change.ariaBusy) return false;
   change.ariaBusy = "true";

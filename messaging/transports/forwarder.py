@@ -1,4 +1,4 @@
-"""The transport over the ZeroMQ forwarder, and what the exchange asks of any transport."""
+"""The transport over the ZeroMQ forwarder, and the interface of any transport."""
 
 import contextlib
 import socket
@@ -18,10 +18,10 @@ from runtime.process.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-MAX_MESSAGES = 2048  # in one go; twice what three writers and the journal send at once
-# A connection that is half open is found by heartbeats, and one that is silent while it is made by
-# these limits: the kernel would go on for minutes, and the name would not be looked up again. An
-# answer may have to wait for what a thin line carries before it.
+MAX_MESSAGES = 2048  # from one poll; twice what three writers and the journal send at once
+# Heartbeats notice a half-open connection, and these limits notice silence while one is being made:
+# the kernel would wait for minutes, and nothing would look up the name again. On a thin line, an
+# answer may have to wait for the data before it.
 CONNECT_TIMEOUT_MS = 2000
 HANDSHAKE_TIMEOUT_MS = 5000
 HEARTBEAT_MS = 1000
@@ -38,23 +38,22 @@ MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(REFUSAL
 
 
 def configure(connection: "zmq.Socket[bytes]", url: str) -> None:
-    """Set what all sockets have in common, before they are bound or connected."""
+    """Set the options of all sockets, before they are bound or connected."""
     connection.linger = 0
     connection.ipv6 = "[" in url
     connection.handshake_ivl = HANDSHAKE_TIMEOUT_MS
     connection.heartbeat_ivl = HEARTBEAT_MS
     connection.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
-    # A receive queue that fills up stops the heartbeat, and libzmq up to 4.3.5 then aborts the
-    # process (zeromq/libzmq#3937): so it has no limit, and what has piled up there is thrown away
-    # when it is looked at.
+    # A full receive queue stops the heartbeat, and libzmq up to 4.3.5 then aborts the process
+    # (zeromq/libzmq#3937). So the queue has no limit, and `poll` drops what has piled up.
     connection.rcvhwm = 0
 
 
 class Transport(Protocol):
-    """What an exchange needs: publish a run, hear acks, receive live runs, fetch a stream.
+    """The interface of an exchange: publish a run, get acks, receive live runs, fetch a stream.
 
-    All but `up` and `wake` are for one thread at a time. ``malformed`` counts what was no message,
-    and ``address`` tells people where the broker is.
+    All but `up` and `wake` are for one thread at a time. ``malformed`` counts malformed messages,
+    and ``address`` is the broker's address, for people.
     """
 
     malformed: int
@@ -65,22 +64,22 @@ class Transport(Protocol):
         """Whether the broker can be reached."""
 
     def open(self) -> None:
-        """Begin to connect; it goes on, and over again, by itself."""
+        """Begin to connect; the transport reconnects by itself."""
 
     def publish(self, run: Run) -> None:
-        """Send a run, perhaps in vain: only an ack says that it is kept."""
+        """Send a run, which may be lost: only an ack says that the journal has it."""
 
     def fetch(self, stream: str, after: Place) -> None:
-        """Ask for what comes after a place; it comes as `Replay` messages."""
+        """Ask for the events after a place; they come as `Replay` messages."""
 
     def poll(self, timeout_s: float) -> list[Message]:
-        """Wait for messages, acks and replays included, for at most so long."""
+        """Wait for messages, including acks and replays, for at most so long."""
 
     def wake(self) -> None:
         """End the wait of `poll`; for any thread."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close all connections."""
 
 
 class Peer:
@@ -106,8 +105,8 @@ class Peer:
         return bool(self._connected) and all(self._connected.values())
 
     def open(self) -> None:
-        """Begin to connect; `StartError` if there are no proper keys."""
-        if not self._wake_out:  # it may have been tried before
+        """Begin to connect; `StartError` if keys are missing."""
+        if not self._wake_out:  # an earlier try may have made it
             self._wake_in, self._wake_out = socket.socketpair()
             self._wake_out.setblocking(False)
         try:
@@ -138,9 +137,9 @@ class Peer:
             connection.connect(url)
 
     def _reconnect(self) -> None:
-        """Knock again, with the keys as they are now: after a refusal, ZeroMQ does not."""
+        """Connect again with the current keys: after a refusal, ZeroMQ does not."""
         self._refused_at = None
-        if self.up:  # it was the handshake with a broker that was ending
+        if self.up:  # the handshake that failed was with a broker that was ending
             return
         if self._complaints.are_due(self._refusal):
             log.warning("the broker refuses the handshake", reason=self._refusal)
@@ -159,18 +158,18 @@ class Peer:
             monitor.close()
         if self._context:
             end = Thread(target=self._context.destroy, args=(0,), daemon=True)
-            end.start()  # it waits for a name server that does not answer
+            end.start()  # it may wait for a silent name server
             end.join(CLOSE_TIMEOUT_S)
         self._context, self._sockets, self._connected = None, [], {}
         self._poller = zmq.Poller()
         self._poller.register(self._wake_in, zmq.POLLIN)
 
     def send(self, message: Message) -> None:
-        """Send a message; where nobody is connected or a queue is full, it is dropped."""
+        """Send a message; without a connection, or with a full queue, it is dropped."""
         self._publisher.send_multipart(pack(message))
 
     def poll(self, timeout_s: float) -> list[Message]:
-        """Wait for messages for at most so long, and take those that are there."""
+        """Wait for messages for at most so long, and take those that have arrived."""
         messages: list[Message] = []
         if self._refused_at and time.monotonic() - self._refused_at >= RECONNECT_AFTER_S:
             self._reconnect()
@@ -187,7 +186,7 @@ class Peer:
         return messages
 
     def _receive(self) -> list[Message]:
-        """Take what is there; after a stall that is mostly repetitions, and the rest is dropped."""
+        """Take all messages; those above the limit, after a stall, are dropped."""
         messages: list[Message] = []
         with contextlib.suppress(zmq.Again):
             while True:
@@ -205,12 +204,12 @@ class Peer:
 
     def wake(self) -> None:
         """End the wait of `poll`; for any thread."""
-        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: it has ended
+        with contextlib.suppress(OSError):  # full: it wakes anyway; closed: it has ended
             if self._wake_out:
                 self._wake_out.send(b"\0")
 
     def close(self) -> None:
-        """Close every socket, dropping what was not sent."""
+        """Close all sockets, and drop unsent messages."""
         self._disconnect()
         for end in (self._wake_in, self._wake_out):
             if end:
@@ -225,9 +224,9 @@ class ForwarderTransport(Peer):
         self._reader = reader
 
     def publish(self, run: Run) -> None:
-        """Send a run to all who have subscribed to its stream."""
+        """Send a run to all subscribers of its stream."""
         self.send(run)
 
     def fetch(self, stream: str, after: Place) -> None:
-        """Ask the journal for what comes after a place."""
+        """Ask the journal for the events after a place."""
         self.send(Want(stream, self._reader, after))

@@ -44,22 +44,22 @@ from runtime.process.settings import Settings, without_password
 
 log = structlog.get_logger(__name__)
 
-STORE_TRIES = 3  # in a row, before it is left to the next time-out
-BATCH_EVENTS = 8  # a batch takes a server as long as about so many events one by one
+STORE_TRIES = 3  # in a row, before the next time-out tries again
+BATCH_EVENTS = 8  # a batch costs a server as much as about so many single events
 RECONNECT_AFTER_S = 1
-PING_INTERVAL_S = 2  # a server that has not answered one is given up with the next
+PING_INTERVAL_S = 2  # a server that has not answered one by the next is given up
 ANSWER_TIMEOUT_S = 5.0
-# The headers of a message: its place, also in those of earlier versions; see ADR-50 and ADR-31 of
-# NATS for the others. Not every server takes an id in a batch.
+# The headers of a message: its place, also as earlier versions wrote it; for the others see ADR-50
+# and ADR-31 of NATS. Not every server takes an id in a batch.
 PLACE, OLD_PLACE = "Parrot-Place", "Nats-Msg-Id"
 EXPECTED_LAST = "Nats-Expected-Last-Sequence"
 BATCH, BATCH_SEQUENCE, COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"
 SEQUENCE, SEQUENCE_BEFORE = "Nats-Sequence", "Nats-Last-Sequence"
-WRONG_LAST = 10071  # JetStream's code if the last message has not this number
+WRONG_LAST = 10071  # JetStream's code if the last message has another number
 NEEDED: dict[str, Any] = {"allow_atomic": True, "allow_direct": True}
 UNLIMITED: dict[str, Any] = {  # the settings of a stream that forgets nothing
     "storage": StorageType.FILE,
-    "retention": RetentionPolicy.LIMITS,  # of which there are none:
+    "retention": RetentionPolicy.LIMITS,  # and there are no limits:
     "max_age": 0,
     "max_msgs": -1,
     "max_bytes": -1,
@@ -70,7 +70,7 @@ UNLIMITED: dict[str, Any] = {  # the settings of a stream that forgets nothing
 class _Newest(NamedTuple):
     """The newest event of a stream: its place, its number in JetStream, the digest of its body.
 
-    The number is that of the last message, if that is behind it and no event.
+    If messages that are no events follow it, the number is that of the last one.
     """
 
     place: Place = START
@@ -79,7 +79,7 @@ class _Newest(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A message of a JetStream stream, by its number; without a place it is no event."""
+    """A message of a JetStream stream, with its number; without a place it is no event."""
 
     number: int
     place: Place | None
@@ -87,13 +87,13 @@ class _Found(NamedTuple):
 
 
 class JetStreamTransport:
-    """Publishes into a stream, and hears and fetches others; used by one thread at a time.
+    """Publishes to one stream, and receives and fetches others; used by one thread at a time.
 
     A stream holds the events of each epoch in order, each with its place in a header. A run is one
-    atomic batch, and is taken only behind the message that has the number of the stream's last one
-    as far as we know; so what is sent twice is stored once. One run is under way at a time. Live
-    events are heard as they are published, as from the forwarder, from the first fetch on: a copy
-    that stands by hears none. What was missed is fetched.
+    atomic batch, which the server takes only after the message that we know as the stream's last
+    one; so a run sent twice is stored once. One run is in flight at a time. From the first fetch
+    on, live events arrive as they are published, as from the forwarder; a standby copy gets none.
+    Missed events are fetched.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class JetStreamTransport:
         self._reader = reader
         self._writes = writes
         self._reads = tuple(reads)
-        self._heard: set[str] = set()  # of these, those that were ever asked for
+        self._heard: set[str] = set()  # those of them that were ever fetched
         self._client: Client | None = None
         self._newest = _Newest()  # of our stream
-        self._made: datetime | None = None  # when our stream was
+        self._made: datetime | None = None  # when our stream was made
         self._outgoing: deque[Run] = deque()
         self._wanted: dict[str, Place] = {}
         self._received: list[Message] = []
@@ -131,15 +131,15 @@ class JetStreamTransport:
     def publish(self, run: Run) -> None:
         """Send a run with the next `poll`."""
         if self._outgoing and run.first <= self._outgoing[-1].last:
-            self._outgoing.clear()  # from here on it is sent again
+            self._outgoing.clear()  # the publisher sends again from here on
         self._outgoing.append(run)
 
     def fetch(self, stream: str, after: Place) -> None:
-        """Ask for what comes after a place, with the next `poll`."""
+        """Ask for the events after a place, with the next `poll`."""
         self._wanted[stream] = after
 
     def poll(self, timeout_s: float) -> list[Message]:
-        """Send what is to be sent, wait for messages, and take those that are there."""
+        """Send queued runs and requests, wait for messages, and take those that have arrived."""
         assert self._loop, "open() comes first"
         return self._loop.run_until_complete(self._poll(timeout_s))
 
@@ -150,7 +150,7 @@ class JetStreamTransport:
                 self._loop.call_soon_threadsafe(self._stirred.set)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close all connections."""
         if self._loop:
             self._loop.run_until_complete(self._end())
             self._loop.close()
@@ -179,14 +179,14 @@ class JetStreamTransport:
 
     async def _end(self) -> None:
         left: set[asyncio.Task[Any]] = set(self._tasks.values())
-        while left:  # at first ours, which close the connection, and then what nats-py leaves
+        while left:  # first ours, which close the connection, then those that nats-py leaves
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
             left = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
 
     def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Let something go on beside `poll`, unless it does already."""
+        """Run work beside `poll`, unless it is running already."""
         if name in self._tasks and not self._tasks[name].done():
             work.close()
         else:
@@ -195,11 +195,11 @@ class JetStreamTransport:
     async def _attempt(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except Exception as error:  # it will be asked for again
+        except Exception as error:  # the caller will ask again
             await self._complain(error)
 
     async def _forget_requests(self) -> None:
-        """Wait for no answers that went with a connection: they will be asked for again."""
+        """Stop waiting for answers that went with a connection: the callers will ask again."""
         for name, task in self._tasks.items():
             if name != "connection":
                 task.cancel()
@@ -234,28 +234,28 @@ class JetStreamTransport:
                 self._client = client
                 self._stirred.set()
                 await closed.wait()
-            except Exception as error:  # whatever it was, it may be better the next time
+            except Exception as error:  # of any kind: the next try may succeed
                 await self._complain(error)
             finally:
                 await client.close()
             await asyncio.sleep(RECONNECT_AFTER_S)
 
     async def _send_outgoing(self) -> None:
-        """Store run after run; where one is refused, or no news, see where the stream stands."""
+        """Store run after run; where one is refused, or not new, look up the stream's state."""
         if not self._made:
             await self._look(self._outgoing[0].stream)
         while self._outgoing:
             run = self._outgoing.popleft()
             if not self._fresh(run):
                 if self._outgoing:
-                    continue  # what is behind it has acks of its own
+                    continue  # the runs after it get acks of their own
                 await self._look(run.stream)
             if not await self._store_run(run):
-                self._outgoing.clear()  # it does not fit, either
-            self._tell(Ack(run.stream, self._newest.place, self._newest.digest))
+                self._outgoing.clear()  # the rest would not fit, either
+            self._deliver(Ack(run.stream, self._newest.place, self._newest.digest))
 
     async def _store_run(self, run: Run) -> bool:
-        """Have what is fresh of a run stored, again where somebody else's message came between."""
+        """Store the fresh events of a run; try again if a stranger's message came between."""
         for _ in range(STORE_TRIES):
             events = self._fresh(run)
             parts = [events] if len(events) >= BATCH_EVENTS else [[each] for each in events]
@@ -273,14 +273,14 @@ class JetStreamTransport:
         return False
 
     def _fresh(self, run: Run) -> list[tuple[Place, bytes]]:
-        """The events of a run that come right behind the newest of our stream."""
+        """The events of a run that follow the newest one of our stream."""
         newest, (epoch, first) = self._newest.place, run.first
         stored = newest.sequence if newest.epoch == epoch else 0
         fits = newest.epoch <= epoch and first <= stored + 1
         return [event for event in run.events() if event[0].sequence > stored] if fits else []
 
     async def _store(self, subject: str, events: list[tuple[Place, bytes]]) -> None:
-        """Have events stored: one, or several as a batch, which is stored as a whole or not."""
+        """Store one event, or several as a batch, which is stored as a whole or not at all."""
         headers = {EXPECTED_LAST: str(self._newest.number)}
         if len(events) > 1:
             headers[BATCH] = token_hex(16)
@@ -296,7 +296,7 @@ class JetStreamTransport:
         self._newest = _Newest(place, ack.seq, digest(body))
 
     async def _hear(self, message: Msg) -> None:
-        """A live event, which joins the run that it continues."""
+        """Receive a live event, which joins the run that it continues."""
         stream, place = message.subject.rpartition(".")[2], _place(message)
         if not place:
             self.malformed += 1
@@ -306,14 +306,14 @@ class JetStreamTransport:
             case [Run(name, _, _, bodies) as run] if (name, run.last) == (stream, before):
                 bodies.append(message.data)
             case _:
-                self._tell(Run(stream, before, place, [message.data]))
+                self._deliver(Run(stream, before, place, [message.data]))
 
-    def _tell(self, message: Message) -> None:
+    def _deliver(self, message: Message) -> None:
         self._received.append(message)
         self._stirred.set()
 
     async def _look(self, stream: str) -> _Newest:
-        """Where a stream stands."""
+        """Look up the newest event of a stream."""
         known, newest, number, end = self._newest, _Newest(), 0, 0
         name, subject, context = _name(stream), _subject(stream), self._context()
         if is_ours := stream == self._writes:
@@ -322,17 +322,17 @@ class JetStreamTransport:
             if info.created != self._made:
                 await self._suit(info.config)
             elif known.number <= end:
-                newest, number = known, known.number  # up to there it was looked through before
+                newest, number = known, known.number  # an earlier look went as far
         try:
             last = await context.get_last_msg(name, subject)
         except NotFoundError:
             if is_ours and info.state.messages:
-                raise  # somebody has deleted it, or is about to
+                raise  # somebody has deleted the stream, or is about to
             newest = _Newest()
         else:
             behind = last.seq or 0
-            end = max(end, behind)  # it is more where the last message was deleted
-            while not _place(last) and behind - 1 > number:  # somebody has published what is none
+            end = max(end, behind)  # it is higher if the last message was deleted
+            while not _place(last) and behind - 1 > number:  # strangers' messages follow it
                 behind -= 1
                 last = await context.get_msg(name, behind, subject, next=True)
             if place := _place(last):
@@ -360,10 +360,10 @@ class JetStreamTransport:
             return await self._context().add_stream(config)
 
     async def _suit(self, config: StreamConfig) -> None:
-        """Let a stream that is there take and give batches, kept by as many servers as we want.
+        """Let an existing stream take and return batches, and have as many replicas as the setting.
 
-        It is never kept by fewer: that would be the work of one copy that lacks a setting. What may
-        let it forget is said.
+        It never gets fewer replicas, since one copy of the service may lack the setting. Limits by
+        which it may forget events are logged.
         """
         kept, wanted = config.num_replicas or 1, self._settings.broker_replicas
         if kept > wanted:
@@ -371,19 +371,19 @@ class JetStreamTransport:
         for setting, to in {**NEEDED, "num_replicas": max(kept, wanted)}.items():
             if getattr(config, setting) == to:
                 continue
-            told = {"name": config.name, "setting": setting, "to": to}
+            change = {"name": config.name, "setting": setting, "to": to}
             try:
                 changed = config.evolve(**{setting: to})
                 config = (await self._context().update_stream(changed)).config
-                log.info("the stream is changed", **told)
+                log.info("the stream is changed", **change)
             except APIError as error:
-                log.warning("the stream cannot be changed", **told, error=error.description)
+                log.warning("the stream cannot be changed", **change, error=error.description)
         limits = {name: getattr(config, name) or 0 for name in UNLIMITED}
         if limits := {name: at for name, at in limits.items() if at != UNLIMITED[name]}:
             log.warning("the stream has limits, and may forget events", name=config.name, **limits)
 
     async def _answer(self, stream: str, after: Place) -> None:
-        """Tell what comes after a place, as the broker's journal does."""
+        """Answer with the events after a place, as the broker's journal does."""
         newest, last, _ = await self._look(stream)
         follows = after
         number = (
@@ -392,7 +392,7 @@ class JetStreamTransport:
         while number <= last and follows == after:
             messages = await self._read(stream, number)
             if not messages:
-                break  # the server that was asked lacks them yet
+                break  # this server does not have them yet
             number, events, tip = messages[-1].number + 1, [], after
             for _, place, body in messages:
                 if not place:
@@ -401,13 +401,13 @@ class JetStreamTransport:
                     events.append((place, body))
                     tip = place
             for run in runs(stream, follows, events):
-                self._tell(Replay(self._reader, run))
+                self._deliver(Replay(self._reader, run))
                 follows = run.last
         head = newest if follows == after else max(newest, follows)  # it may have moved meanwhile
-        self._tell(Replay(self._reader, Run(stream, follows, head, [])))
+        self._deliver(Replay(self._reader, Run(stream, follows, head, [])))
 
     async def _begun(self) -> None:
-        """Tell since when there are the streams that are read, once there is one."""
+        """Answer with the age of the streams that are read, once there is one."""
         created = []
         for stream in self._reads:
             with contextlib.suppress(NotFoundError):
@@ -415,11 +415,11 @@ class JetStreamTransport:
         last = START
         if begun := max(filter(None, created), default=None):
             body = journal_begun("/nats", timestamp(begun))
-            self._tell(Replay(self._reader, Run(JOURNAL, START, last := BEGUN, [body])))
-        self._tell(Replay(self._reader, Run(JOURNAL, last, START, [])))
+            self._deliver(Replay(self._reader, Run(JOURNAL, START, last := BEGUN, [body])))
+        self._deliver(Replay(self._reader, Run(JOURNAL, last, START, [])))
 
     async def _first_after(self, stream: str, after: Place, newest: Place, last: int) -> int:
-        """A number of JetStream's, behind a place and not behind the event after it."""
+        """A number in JetStream that is above a place, and not above the event after it."""
         guess = last - newest.sequence + after.sequence  # if nothing else came between
         found = await self._read(stream, guess, 1) if 0 < guess <= last else []
         if [each.place for each in found] == [after]:
@@ -435,9 +435,9 @@ class JetStreamTransport:
         return low
 
     async def _read(self, stream: str, number: int, count: int = RUN_EVENTS) -> list[_Found]:
-        """So many messages from a number on, as far as the server that is asked has them.
+        """Read so many messages from a number on, as far as the answering server has them.
 
-        Any that keeps the stream may answer. `NatsError` if a part of the answer is missing.
+        Any server with the stream may answer. `NatsError` if a part of the answer is missing.
         """
         client, name, ended = self._connected(), _name(stream), asyncio.Event()
         answer: list[Msg] = []
@@ -496,7 +496,7 @@ def _place(message: Msg | RawStreamMsg) -> Place | None:
 
 
 def _parse(text: str) -> Place | None:
-    """The place of an event that a header writes down; None if it is none."""
+    """The place in a header; None if it is no event's."""
     with contextlib.suppress(ValueError):
         place = Place.parse(text)
         return place if place.sequence else None

@@ -1,4 +1,4 @@
-"""The keys of the broker and its peers (CURVE, ZeroMQ RFC 26). The first process makes them.
+"""The keys of the broker and its peers (CURVE, ZeroMQ RFC 26); the first process makes them.
 
 Each file is in the format of pyzmq's certificates; the keys in it are Z85, 40 characters.
 """
@@ -18,16 +18,16 @@ from runtime.storage.database import locked
 
 
 class KeyPair(NamedTuple):
-    """What makes a peer known, and what proves that it is the one."""
+    """The public key that identifies a peer, and the secret key that proves its identity."""
 
     public: bytes
     secret: bytes
 
 
 def public_key(folder: Path, name: str) -> bytes:
-    """The key in ``NAME.key``; if there is none, a pair is made.
+    """The key in ``NAME.key``; if there is none, make a pair.
 
-    Of several processes that start at once one makes them, and the others read them.
+    Of several processes that start at once, one makes the pair, and the others read it.
     Raises `StartError` if a file is no key or cannot be written.
     """
     path, secret_path = folder / f"{name}.key", folder / f"{name}.key_secret"
@@ -64,7 +64,7 @@ def key_pair(folder: Path, name: str) -> KeyPair:
 def is_admitted(folder: Path, public: bytes) -> bool:
     """Whether one of the folder's ``*.key`` files, as they are now, holds this key."""
     for path in folder.glob("*.key"):
-        with contextlib.suppress(OSError, ValueError):  # what is no key admits nobody
+        with contextlib.suppress(OSError, ValueError):  # a file without a key admits nobody
             if load_certificate(path)[0] == public:
                 return True
     return False
@@ -83,7 +83,7 @@ def _read_pair(path: Path) -> KeyPair:
 
 
 def _put(path: Path, public: bytes, secret: bytes | None = None) -> None:
-    """Write a file whole, for its owner alone, unless it is there already."""
+    """Write a file whole, readable for its owner alone, unless it exists."""
     if path.exists():
         return
     text = b'curve\n    public-key = "%b"\n' % public

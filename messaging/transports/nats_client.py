@@ -1,4 +1,4 @@
-"""The client of NATS servers: which of them are trusted, and what they are told."""
+"""The client of NATS servers: which of them it trusts, and the credentials that it shows them."""
 
 import re
 import ssl
@@ -15,12 +15,12 @@ OLDEST = 2, 12  # the first nats-server that has atomic batches
 
 
 class Client(NatsClient):
-    """nats-py's client, where it trusts others too much."""
+    """nats-py's client, with less trust in servers."""
 
     def _connect_command(self) -> bytes:
-        """What is said first, with the password: not to a server that is too old.
+        """Make the first message, which has the password.
 
-        Nor in the clear, if TLS was asked for.
+        No server gets it that is too old, or that offers no TLS where TLS was asked for.
         """
         version = str(self._server_info.get("version", "of no version"))
         if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
@@ -30,13 +30,13 @@ class Client(NatsClient):
         return super()._connect_command()
 
     async def _connect_to_server(self, s: Any) -> None:
-        """The connection that a server has refused is closed before the next one."""
+        """Close a connection that a server has refused before the next one."""
         if self._transport:
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
 
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
-        """Headers, whatever they are: nats-py's own may fail, and is half the cost of a message."""
+        """Parse any headers: nats-py's own function may fail, and is half the cost of a message."""
         if not headers:
             return None
         status, *lines = bytes(headers).decode(errors="replace").split("\r\n")
@@ -51,9 +51,9 @@ def servers(settings: Settings) -> list[str]:
 
 
 def login(settings: Settings) -> dict[str, Any]:
-    """What tells a server who we are; `StartError` if BROKER_CREDENTIALS is no such file.
+    """The options of our login; `StartError` if BROKER_CREDENTIALS is no file of credentials.
 
-    What stands in one URL goes for the servers that tell of themselves, too.
+    What stands in one URL goes for servers that the cluster announces, too.
     """
     if file := settings.broker_credentials:
         try:
@@ -72,10 +72,10 @@ def login(settings: Settings) -> dict[str, Any]:
 
 
 def tls(settings: Settings) -> dict[str, Any]:
-    """What encrypts the connection, if that was asked for; `StartError` if a file is of no use."""
+    """The options of TLS, if it was asked for; `StartError` if a file cannot be used."""
     asked = any(url.startswith("tls:") for url in servers(settings))
     if not (asked or settings.broker_tls_ca or settings.broker_tls_cert):
-        return {}  # nats-py has its own for a server that wants it
+        return {}  # nats-py has its own options for a server that requires TLS
     try:
         context = ssl.create_default_context(cafile=settings.broker_tls_ca)
         if settings.broker_tls_cert:

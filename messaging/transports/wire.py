@@ -1,4 +1,4 @@
-"""The words of the wire: every kind of message, packed into frames and unpacked here alone."""
+"""The wire protocol: every kind of message, and its frames."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ PLACE = re.compile(rf"([0-9a-f]{{{2 * EPOCH_BYTES}}}):(0|[1-9][0-9]{{0,18}})")
 
 
 class WireError(ShopError):
-    """Frames that are no message of this protocol."""
+    """The frames are no message of this protocol."""
 
 
 class Place(NamedTuple):
@@ -32,19 +32,19 @@ class Place(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Place":
-        """Read a place as it is written; `ValueError` if it is none."""
+        """Read a place as `str` writes it; `ValueError` if it is none."""
         if (form := PLACE.fullmatch(text)) and int(form[2]) <= MAX_SEQUENCE:
             return cls(bytes.fromhex(form[1]), int(form[2]))
         raise ValueError(f"{text!r} is no place: 32 hexadecimal digits, a colon, and a number")
 
 
 START = Place(bytes(EPOCH_BYTES), 0)
-# The stream that the journal itself tells: one event, which says since when there is this journal.
+# The stream that the journal itself writes: one event, with the time at which it was made.
 JOURNAL, BEGUN = "journal", Place(START.epoch, 1)
 
 
 def digest(body: bytes) -> bytes:
-    """What an ack says of the event that it names: BLAKE2b of its body, 16 bytes."""
+    """BLAKE2b of an event's body, 16 bytes: an ack names its event by it."""
     return blake2b(body, digest_size=DIGEST_BYTES).digest()
 
 
@@ -52,7 +52,7 @@ class Run(NamedTuple):
     """From a writer to its readers and the journal: consecutive events of one epoch."""
 
     stream: str
-    follows: Place  # what comes before them: one sequence less, unless the journal replays them
+    follows: Place  # the place before them; in a replay, perhaps of an older epoch
     first: Place
     bodies: list[bytes]
 
@@ -73,7 +73,7 @@ def runs(
     events: Iterable[tuple[Place, bytes]],
     max_bytes: int = RUN_BYTES,
 ) -> Iterator[Run]:
-    """Cut events, which are in order, into runs; each follows the one before it."""
+    """Cut events, which are in order, into runs, each of which follows the previous one."""
     bodies: list[bytes] = []
     first, size = follows, 0
     for place, body in events:
@@ -92,8 +92,8 @@ def runs(
 class Ack(NamedTuple):
     """From the journal to a writer: everything up to here is on disk.
 
-    ``digest`` is that of the event that the journal holds there, so that a writer knows its own;
-    zeros where it holds none.
+    ``digest`` is that of the journal's event at this place, so that a writer recognizes its own;
+    zeros if the journal has no event there.
     """
 
     stream: str
@@ -102,14 +102,14 @@ class Ack(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """From the journal to a writer: another event is on disk under this number."""
+    """From the journal to a writer: another event is on disk at this place."""
 
     stream: str
     place: Place
 
 
 class Want(NamedTuple):
-    """From a reader to the journal: send me what comes after this place."""
+    """From a reader to the journal: send me the events after this place."""
 
     stream: str
     reader: str
@@ -119,7 +119,7 @@ class Want(NamedTuple):
 class Replay(NamedTuple):
     """From the journal to one reader: a run, and the place that it follows.
 
-    One without a body ends an answer; its ``first`` is then the journal's head.
+    A run without bodies ends an answer; its ``first`` is then the journal's head.
     """
 
     reader: str
@@ -148,8 +148,8 @@ def pack(message: Message) -> list[bytes]:
             return [*frames, reader.encode(), *_pack_place(place)]
         case Replay(_, Run(stream, follows, first, bodies)):
             return [*frames, stream.encode(), *_pack_place(follows), *_pack_place(first), *bodies]
-        case Ack(_, place, told):
-            return [*frames, *_pack_place(place), told]
+        case Ack(_, place, found):
+            return [*frames, *_pack_place(place), found]
         case Refuse(_, place):
             return [*frames, *_pack_place(place)]
 
@@ -162,8 +162,8 @@ def unpack(frames: list[bytes]) -> Message:
             case b"event", [b"", epoch, sequence, *bodies] if bodies:
                 first = _first(epoch, sequence, bodies)
                 return Run(_name(name), Place(epoch, first.sequence - 1), first, bodies)
-            case b"ack", [b"", epoch, sequence, told] if len(told) == DIGEST_BYTES:
-                return Ack(_name(name), _place(epoch, sequence), told)
+            case b"ack", [b"", epoch, sequence, found] if len(found) == DIGEST_BYTES:
+                return Ack(_name(name), _place(epoch, sequence), found)
             case b"refuse", [b"", epoch, sequence]:
                 return Refuse(_name(name), _place(epoch, sequence))
             case b"want", [b"", reader, epoch, sequence]:
@@ -188,7 +188,7 @@ def _place(epoch: bytes, sequence: bytes) -> Place:
 
 
 def _first(epoch: bytes, sequence: bytes, bodies: list[bytes]) -> Place:
-    """The place of the first of some events, or the place that none stand for."""
+    """The place of a run's first event, or the place in a run without events."""
     first = _place(epoch, sequence)
     if bodies and not (all(bodies) and 1 <= first.sequence <= MAX_SEQUENCE - len(bodies) + 1):
         raise ValueError("events have bodies, and numbers from 1 to 2^63-1")

@@ -1,4 +1,4 @@
-"""Starting and stopping the other processes of this project, and finding who holds a port."""
+"""Starts and stops the other processes of this project, and finds the holder of a port."""
 
 import errno
 import os
@@ -46,7 +46,7 @@ class Child:
         self.name = name
         self._color = color
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        ours = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}  # not what is in the current folder
+        ours = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}  # import nothing from the current folder
         self.process = subprocess.Popen(
             [sys.executable, "-m", name],
             env={**os.environ, **ours, **settings},
@@ -66,7 +66,7 @@ class Child:
         prefix = f"{self.name:9} | "
         if os.isatty(target) and not os.environ.get("NO_COLOR"):
             prefix = f"\033[{self._color}m{prefix}\033[0m"
-        bare = target == STDERR and logs_json()  # its lines say whose they are
+        bare = target == STDERR and logs_json()  # its lines name their service
         for raw in source:
             line = raw.decode(errors="replace").rstrip("\n")
             if not bare:
@@ -80,12 +80,12 @@ class Child:
             os.killpg(self.process.pid, number)
 
     def end(self) -> str:
-        """How it ended."""
+        """How the process ended."""
         code = self.process.returncode
         return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
     def stop(self, deadline: float) -> None:
-        """Wait for the end that was asked for, and force it at the deadline."""
+        """Wait for the end after a signal, and force it at the deadline."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(max(0, deadline - time.monotonic()))
         self.signal(signal.SIGKILL)
@@ -95,7 +95,7 @@ class Child:
 
 
 def listens(host: str, port: int) -> bool:
-    """Whether somebody listens on a port."""
+    """Whether a process listens on a port."""
     with suppress(OSError):
         socket.create_connection((host, port), timeout=1).close()
         return True
@@ -103,7 +103,7 @@ def listens(host: str, port: int) -> bool:
 
 
 def held(wanted: dict[str, tuple[str, int]]) -> list[str]:
-    """One line for each of these addresses that somebody holds already, with who it is."""
+    """A line for each of these addresses that another process holds, naming it."""
     return [
         f"port {port} ({setting}) is held by {_holder(host, port)}"
         for setting, (host, port) in wanted.items()
@@ -114,7 +114,7 @@ def held(wanted: dict[str, tuple[str, int]]) -> list[str]:
 def _is_held(host: str, port: int) -> bool:
     try:
         socket.create_server((host, port), family=_family(host)).close()
-    except OSError as error:  # anything else is for the process that will listen there to say
+    except OSError as error:  # the process that will listen there reports other errors
         return error.errno == errno.EADDRINUSE
     return False
 
@@ -124,11 +124,11 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def _holder(host: str, port: int) -> str:
-    """The process that holds an address, as far as one may know; of a family, the eldest."""
+    """The process that holds an address, as far as the system shows it; of a family, the eldest."""
     resolved = socket.getaddrinfo(host, port, _family(host), socket.SOCK_STREAM)
     wanted = ip_address(resolved[0][4][0])
     found = []
-    with suppress(psutil.AccessDenied):  # some systems tell it to root alone
+    with suppress(psutil.AccessDenied):  # some systems show it to root alone
         for each in psutil.net_connections("tcp"):
             if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port:
                 theirs = ip_address(each.laddr.ip)
@@ -148,4 +148,4 @@ def _holder(host: str, port: int) -> str:
 def _collide(one: IPv4Address | IPv6Address, other: IPv4Address | IPv6Address) -> bool:
     if one.version == other.version:
         return one == other or one.is_unspecified or other.is_unspecified
-    return other == IPv6Address("::")  # which holds IPv4 as well, unless it was told not to
+    return other == IPv6Address("::")  # which holds IPv4 as well, unless IPV6_V6ONLY is set

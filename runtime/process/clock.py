@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 COMPLAINT_INTERVAL_S = 60.0
-MAX_COMPLAINTS = 100  # in that time: what strangers send has no end
+MAX_COMPLAINTS = 100  # in that time, since strangers may send any number
 
 
 def timestamp(moment: datetime | None = None) -> str:
@@ -18,17 +18,17 @@ def timestamp(moment: datetime | None = None) -> str:
 
 
 def now() -> datetime:
-    """What the wall clock shows."""
+    """The time of the wall clock."""
     return datetime.now(UTC)
 
 
 def age_s(moment: datetime) -> float:
-    """For how many seconds a moment has been over; 0 if it is still to come."""
+    """How many seconds ago a moment was; 0 if it is still to come."""
     return max(0.0, (now() - moment).total_seconds())
 
 
 class Complaints:
-    """Lets a complaint of each kind through once a minute, and a hundred of all together."""
+    """Lets through one complaint of each kind a minute, and a hundred of all kinds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

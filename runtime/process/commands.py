@@ -1,4 +1,4 @@
-"""Command lines: what all of them have in common, and what a service can do besides running."""
+"""Command lines: their common parts, and the commands of services."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ MAX_NUMBER = 2**63 - 1  # the largest that a database takes
 
 
 class Command(NamedTuple):
-    """Something else to do with a service's database: ``python -m SERVICE NAME``.
+    """Another thing to do with a service's database: ``python -m SERVICE NAME``.
 
     ``run`` takes the service's parts and the arguments, and returns the exit code. In ``examples``
     ``%(prog)s`` stands for the command itself.
@@ -34,7 +34,7 @@ class Command(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help that cannot be written is an error, as other output is."""
+    """A parser that fails if it cannot write its help, as other output does."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         write = deliver if file is sys.stdout else partial(say, target=STDERR)
@@ -49,13 +49,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def command_line(about: str | None, examples: str, prog: str | None = None) -> Any:
-    """A parser whose help ends with examples; it is the first that a process makes."""
+    """Make a parser whose help ends with examples, before the process opens any file."""
     reserve_standard_streams()
     return Parser(prog=prog, description=about, **_ending(examples))
 
 
 def add_command(commands: Any, name: str, about: str, examples: str) -> argparse.ArgumentParser:
-    """Add a command to what a parser's ``add_subparsers`` gave."""
+    """Add a command to the result of a parser's ``add_subparsers``."""
     made: argparse.ArgumentParser = commands.add_parser(
         name, help=about, description=about, **_ending(examples)
     )

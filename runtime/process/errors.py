@@ -1,4 +1,4 @@
-"""The errors that services raise, and what each means to the client."""
+"""The errors that services raise, and what they mean to a client."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 MAX_FIELD_ERRORS = 20  # in an answer
 FULL = {errno.ENOSPC, errno.EDQUOT}
-PASSING = FULL | {  # what a system may say for a while, and not for good
+PASSING = FULL | {  # errors of a system that may pass
     *(errno.EAGAIN, errno.EBUSY, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE),
     *(errno.ENOLCK, errno.ENOMEM, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT),
 }
@@ -18,12 +18,12 @@ SQLITE_PASSING = {
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line; some of drivers have several."""
+    """The text of an error, in one line; some drivers write several."""
     return " ".join(str(error).split())
 
 
 class ShopError(Exception):
-    """Anything that this project raises on purpose."""
+    """Any error that this project raises on purpose."""
 
 
 class StartError(ShopError):
@@ -31,11 +31,11 @@ class StartError(ShopError):
 
 
 class NotYet(StartError):
-    """The obstacle to a start may pass: it is tried again every second."""
+    """The obstacle to a start may pass: the process tries again every second."""
 
 
 def start_error(attempt: str, error: Exception) -> StartError:
-    """The error of an attempt to use ``DATA_DIR`` that the system, or SQLite, has refused."""
+    """The error to raise when the system or SQLite has refused to use ``DATA_DIR``."""
     passing = _sqlite_code(error) in SQLITE_PASSING
     if isinstance(error, OSError):
         passing = error.errno in PASSING
@@ -52,13 +52,13 @@ def reason(error: Exception) -> str:
 
 
 def _sqlite_code(error: Exception) -> int:
-    """SQLite's primary code of an error, or of the one that peewee's was made of; 0 if of none."""
+    """SQLite's primary code of an error, or of the one behind peewee's; 0 if there is none."""
     codes = (getattr(each, "sqlite_errorcode", 0) for each in (error, error.__context__))
     return max(codes) & 0xFF
 
 
 class Unavailable(ShopError):
-    """Nothing new can be confirmed for the time being; the text says why. Nothing was changed."""
+    """Nothing can be confirmed for now; the text says why. Nothing was changed."""
 
 
 class NotFound(ShopError):

@@ -1,4 +1,4 @@
-"""What fields may hold, in requests and in events alike."""
+"""The types of fields, in requests and in events."""
 
 from typing import Annotated
 

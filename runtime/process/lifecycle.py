@@ -1,4 +1,4 @@
-"""The life of a process: it starts, or says in one line why not; SIGTERM or Ctrl-C ends it."""
+"""The life cycle of a process: it starts, or says why not in one line, until a signal ends it."""
 
 import sys
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from runtime.process.signals import stop_signals
 
 log = structlog.get_logger(__name__)
 
-SWITCH_INTERVAL_S = 0.0005  # a thread that comes back from a flush waits so long for its turn
-TICK_S = 1.0  # how soon the end of a task is noticed, and what waits is tried again
+SWITCH_INTERVAL_S = 0.0005  # how long a thread that returns from a flush waits for its turn
+TICK_S = 1.0  # how soon the end of a task is noticed, and a start tried again
 
 
 class Task(Protocol):
@@ -34,8 +34,8 @@ class Task(Protocol):
 def run(name: str, make_tasks: Callable[[Settings], list[Task]]) -> None:
     """Run tasks until a signal comes or one ends by itself; stop them in the opposite order.
 
-    What cannot be made or started yet is tried again. Exits with 2 for a wrong setting, and with 1
-    for any other `StartError`, each in one line.
+    A task that cannot be made or started yet is tried again. A wrong setting ends the process with
+    exit code 2, and any other `StartError` with 1, each with one line.
     """
     settings = load_settings()
     configure_logs(name, settings)
@@ -66,7 +66,7 @@ def run(name: str, make_tasks: Callable[[Settings], list[Task]]) -> None:
 
 
 class _Attempt:
-    """Does what may have to be done again, and says why, once for each reason."""
+    """Runs a step that may have to wait, and logs each reason once."""
 
     def __init__(self) -> None:
         self._reason = ""

@@ -1,4 +1,4 @@
-"""Logs: one line an event on standard error, for people or as JSON."""
+"""Logs: one line for each event, on standard error, for people or as JSON."""
 
 import json
 import logging
@@ -16,15 +16,15 @@ from runtime.process.output import STDERR, reserve_standard_streams, say
 from runtime.process.settings import Settings
 
 MAX_WAITING = 10_000
-BATCH_S = 0.01  # lines are written together, so that a request wakes no thread for its line
+BATCH_S = 0.01  # lines are written together, so that no request has to wake a thread
 BATCH_LINES = 256
 WORD = re.compile(r"[!-~]+")
 
 
 class _Lines(logging.Handler):
-    """Leaves writing to a thread of its own: a standard error that nobody reads stops nobody.
+    """Writes lines in a thread of its own, so that an unread standard error stops no other thread.
 
-    Lines that find no place are dropped.
+    When the queue is full, it drops lines.
     """
 
     def __init__(self) -> None:
@@ -54,12 +54,12 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception as error:  # it is its caller's mistake, and must not become its trouble
+        except Exception as error:  # a wrong log line must not stop its caller
             line = f"a log line of {record.name} could not be written: {error!r}"
         self.put(line)
 
     def flush(self) -> None:
-        """Wait until all is written, for at most a second; the end of the process calls it."""
+        """Wait until all lines are written, for at most a second, at the end of the process."""
         written = threading.Event()
         self._waiting.put(written)
         written.wait(timeout=1)
@@ -68,14 +68,14 @@ class _Lines(logging.Handler):
 def configure_logs(service: str, settings: Settings) -> None:
     """Send this process's log lines, and those of its libraries, to standard error.
 
-    Standard output is kept for what the user came for. A standard error that is gone is ignored.
+    Standard output is for results only. A closed standard error is ignored.
     """
     reserve_standard_streams()
 
     def complete(
         _: object, level: str, entry: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
-        """What every line tells: for which request, how grave it is, when, and of which service."""
+        """The fields of every line: the request, the level, the time and the service."""
         known = structlog.contextvars.get_contextvars()
         moment = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         return {**known, **entry, "level": level, "timestamp": moment, "service": service}
@@ -94,7 +94,7 @@ def configure_logs(service: str, settings: Settings) -> None:
     )
     level = getattr(logging, settings.log_level.upper())
     logging.basicConfig(handlers=[lines], level=level, force=True)
-    # It warns of every request that waits for a thread, which is what threads are limited for.
+    # waitress warns of each request that waits for a thread, which is normal here.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     logging.getLogger("peewee").setLevel(logging.WARNING)
     structlog.configure(
@@ -113,7 +113,7 @@ def _json(_: object, __: str, entry: structlog.typing.EventDict) -> str:
 
 
 def _plain(_: object, __: str, entry: structlog.typing.EventDict) -> str:
-    """What `structlog.dev.ConsoleRenderer` writes without colours, in an eighth of the time."""
+    """The line of `structlog.dev.ConsoleRenderer` without colours, in an eighth of the time."""
     traceback = entry.pop("exception", "")
     time, level, event = (entry.pop(name) for name in ("timestamp", "level", "event"))
     rest = " ".join([f"{name}={_word(entry[name])}" for name in sorted(entry)])
@@ -126,7 +126,7 @@ def _word(value: object) -> str:
 
 
 def _printable(_: object, __: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Let nobody's text steer the terminal."""
+    """Escape control characters, which would steer the terminal."""
     return {
         name: value if not isinstance(value, str) or value.isprintable() else repr(value)
         for name, value in entry.items()

@@ -1,7 +1,7 @@
 """Lines for standard output and standard error, written at once and whole.
 
-They bypass Python's buffers: what could not be written is not tried again at the end of the
-process, and a thread that hangs on a console holds no lock that others need.
+They bypass Python's buffers: a failed write is not repeated at the end of the process, and a thread
+that hangs on a console holds no lock that others need.
 """
 
 import json
@@ -17,21 +17,21 @@ POLL_MS = 100
 
 
 def say(line: str, target: int = STDOUT) -> None:
-    """Write a line, and wait for its reader; if it cannot be written, that is ignored."""
+    """Write a line, and wait for its reader; a failure is ignored."""
     rest = _encoded(line)
     with suppress(OSError):
         while rest:
             try:
                 rest = rest[os.write(target, rest) :]
-            except BlockingIOError:  # somebody else has made it so
+            except BlockingIOError:  # another process has made it non-blocking
                 _is_ready(target, select.POLLOUT)
 
 
 def deliver(line: str, stopped: Callable[[float], bool] = lambda _: False) -> None:
-    """Write a line that a command was asked for to standard output, and wait for its reader.
+    """Write a line of a command's result to standard output, and wait for its reader.
 
-    If that fails, the process ends: quietly where nobody reads any more, and with one line and exit
-    code 1 where, say, a disk is full. What nobody has read when it is ``stopped`` is left off.
+    A failure ends the process: quietly if the reader is gone, and with one line and exit code 1 if,
+    say, a disk is full. When it is ``stopped``, the unread rest is dropped.
     """
     rest = _encoded(line)
     try:
@@ -47,7 +47,7 @@ def deliver(line: str, stopped: Callable[[float], bool] = lambda _: False) -> No
 
 
 def has_reader() -> bool:
-    """Whether nobody has closed the other end of standard output."""
+    """Whether the other end of standard output is open."""
     return not _is_ready(STDOUT, 0, timeout_ms=0)
 
 
@@ -56,19 +56,19 @@ def _encoded(line: str) -> bytes:
 
 
 def _is_ready(descriptor: int, wanted: int, timeout_ms: int = POLL_MS) -> bool:
-    """Wait until a descriptor is ready for what is wanted, or of no use any more."""
+    """Wait until a descriptor is ready, or closed at the other end."""
     poller = select.poll()  # select() knows no descriptors above 1023
     poller.register(descriptor, wanted)
     return bool(poller.poll(timeout_ms))
 
 
 def complain(text: str, **about: str) -> None:
-    """Say on standard error why something cannot go on: as `complaint` has it."""
+    """Write a `complaint` to standard error."""
     say(complaint(text, **about), STDERR)
 
 
 def complaint(text: str, **about: str) -> str:
-    """A line for standard error: where ``LOG_FORMAT`` is ``json`` an object like those of logs."""
+    """A line for standard error; with ``LOG_FORMAT=json`` an object like those of the logs."""
     if not logs_json():
         return text
     return json.dumps({"event": text, "level": "error", "timestamp": timestamp(), **about})
@@ -76,13 +76,13 @@ def complaint(text: str, **about: str) -> str:
 
 def logs_json() -> bool:
     """Whether each line on standard error is to be a JSON object."""
-    return os.environ.get("LOG_FORMAT") == "json"  # which may not be a right setting yet
+    return os.environ.get("LOG_FORMAT") == "json"  # read here, as wrong settings are reported so
 
 
 def reserve_standard_streams() -> None:
-    """Let the standard descriptors that are closed fail, so that no file gets theirs."""
+    """Open closed standard descriptors on /dev/null, so that no other file gets their numbers."""
     for descriptor in (0, STDOUT, STDERR):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # takes the lowest that is free
+            os.open(os.devnull, os.O_RDONLY)  # takes the lowest free one

@@ -1,4 +1,4 @@
-"""Progress of what takes long: a line over itself on a terminal, else now and then below."""
+"""Progress of long work: one line that changes on a terminal, or a line now and then."""
 
 import os
 import time
@@ -12,28 +12,28 @@ TERMINAL_INTERVAL_S = 0.2
 
 
 class Progress:
-    """Shows what ``tell`` returns, with the time since the beginning."""
+    """Shows the text that ``describe`` returns, with the time since the beginning."""
 
-    def __init__(self, tell: Callable[[], str]) -> None:
-        self._tell = tell
+    def __init__(self, describe: Callable[[], str]) -> None:
+        self._describe = describe
         self._on_terminal = os.isatty(STDOUT)
-        self._begun = self._told_at = time.monotonic()
+        self._begun = self._shown_at = time.monotonic()
 
     def show(self) -> None:
-        """Tell it, if it is time."""
+        """Show it, if it is time."""
         now = time.monotonic()
-        if now - self._told_at < (TERMINAL_INTERVAL_S if self._on_terminal else LINE_INTERVAL_S):
+        if now - self._shown_at < (TERMINAL_INTERVAL_S if self._on_terminal else LINE_INTERVAL_S):
             return
-        self._told_at = now
+        self._shown_at = now
         minutes, seconds = divmod(int(now - self._begun), 60)
-        line = f"{minutes}:{seconds:02}  {self._tell()}"
+        line = f"{minutes}:{seconds:02}  {self._describe()}"
         if self._on_terminal:
             _write(f"\r{line}\033[K")
         else:
             deliver(line)
 
     def clear(self) -> None:
-        """Make room for what comes after it."""
+        """Clear the line for further output."""
         if self._on_terminal:
             _write("\r\033[K")
 

@@ -1,4 +1,4 @@
-"""The settings: environment variables with exactly these names, read here alone."""
+"""The settings: environment variables with exactly these names; no other module reads them."""
 
 import re
 from contextlib import suppress
@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runtime.process.output import complain
 
-LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"  # of a host name (RFC 1123, 2.1); "_" is met in practice
+LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"  # of a host name (RFC 1123, 2.1); some names have "_"
 HOST_NAME = re.compile(
     rf"({LABEL}\.)*(?![0-9]+\.?$){LABEL}\.?"
 )  # a last one of digits is an address
@@ -34,18 +34,18 @@ def _folder(text: object) -> Path:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown: user and password are left out, wherever they are."""
+    """A URL to show: without user and password, wherever they are."""
     return re.sub(r"(?<=//)[^@,\s]*(?=@)|(?<=password=)[^&\s'\"]*", "…", url)
 
 
 def authority(host: str, port: int) -> str:
-    """Host and port as a URL has them: an IPv6 address is in brackets (RFC 3986, 3.2.2)."""
+    """Host and port for a URL: an IPv6 address gets brackets (RFC 3986, 3.2.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _host(text: str) -> str:
     bare = text[1:-1] if text.startswith("[") and ":" in text and text.endswith("]") else text
-    with suppress(ValueError):  # what cannot be encoded makes resolvers raise
+    with suppress(ValueError):  # resolvers raise for names that cannot be encoded
         encoded = bare.encode("idna").decode()
         if HOST_NAME.fullmatch(encoded) or ip_address(bare):
             return bare
@@ -53,11 +53,11 @@ def _host(text: str) -> str:
 
 
 def _parts(url: str) -> SplitResult:
-    """Take a URL apart; `ValueError` if its host or port can be none."""
+    """Split a URL; `ValueError` if its host or port is invalid."""
     parts = urlsplit(url)
     hosts = (unquote(parts.hostname or ""), *parse_qs(parts.query).get("host", []))
     for host in ",".join(hosts).split(","):
-        if host and not host.startswith(("/", "@")):  # those name sockets of PostgreSQL
+        if host and not host.startswith(("/", "@")):  # these are sockets of PostgreSQL
             _host(host)
     if parts.port == 0:
         raise ValueError("there is no port 0")
@@ -94,7 +94,7 @@ Folder = Annotated[Path, BeforeValidator(_folder)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Days = Annotated[int, Field(ge=1, le=36500)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
-Unset = BeforeValidator(lambda given: given or None)  # an empty text unsets what others may set
+Unset = BeforeValidator(lambda given: given or None)  # an empty text unsets a setting
 DatabaseUrl = Annotated[Annotated[str, AfterValidator(checked_database_url)] | None, Unset]
 Servers = Annotated[Annotated[str, AfterValidator(_servers)] | None, Unset]
 Currency = Annotated[Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None, Unset]  # ISO 4217
@@ -150,12 +150,12 @@ class Settings(BaseSettings):
         return getattr(self, field), field.upper()
 
     def for_pages(self) -> dict[str, Any]:
-        """What the scripts of the pages know: the currency, and where the other pages are."""
+        """The settings for the pages' scripts: the currency, and the ports of the other pages."""
         ports = {name: self.http_port(name)[0] for name in ("shop", "inventory", "payment")}
         return {"currency": self.currency, "ports": ports}
 
     def environment(self) -> dict[str, str]:
-        """The variables that give these settings to another process."""
+        """These settings as environment variables of another process."""
         return {name.upper(): "" if value is None else str(value) for name, value in self}
 
     def database_url(self, service: str) -> str | None:

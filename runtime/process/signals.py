@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and whatever else ends a process, waited for: nothing is broken off by it."""
+"""Waits for SIGTERM, Ctrl-C and all other signals that end a process, so that it ends in order."""
 
 import select
 import signal
@@ -9,16 +9,16 @@ from types import FrameType
 
 from runtime.process.output import complain
 
-# Those that do not end a process, or tell of a fault of its own, or cannot be taken.
+# Those that do not end a process, or report a fault of its own, or cannot be handled.
 _OTHERS = "CHLD CONT INFO PIPE STOP TSTP TTIN TTOU URG WINCH XFSZ BUS FPE ILL SEGV SYS TRAP KILL"
 _NUMBERS = {getattr(signal, f"SIG{name}", None) for name in _OTHERS.split()}
 SIGNALS = tuple(sorted(signal.valid_signals() - _NUMBERS))
-ASKING = (signal.SIGTERM, signal.SIGINT)  # taken also where they were ignored
+ASKING = (signal.SIGTERM, signal.SIGINT)  # handled even if they were ignored
 
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[float], bool]]:
-    """Take the signals; return a function that waits for one, for at most so many seconds."""
+    """Handle the signals; return a function that waits for one, for at most so many seconds."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     handlers = [(number, signal.signal(number, lambda *_: None)) for number in _wanted()]
@@ -37,9 +37,9 @@ def stop_signals() -> Iterator[Callable[[float], bool]]:
 
 @contextmanager
 def ended_by_signals(name: str) -> Iterator[None]:
-    """Let the first signal end a command where it stands, which undoes what it has begun.
+    """Let the first signal end a command at once, with one line and exit code 1.
 
-    It says so in one line, and the exit code is 1.
+    What the command has begun is undone.
     """
 
     def end(number: int, _: FrameType | None) -> None:
@@ -57,7 +57,7 @@ def ended_by_signals(name: str) -> Iterator[None]:
 
 
 def _wanted() -> set[signal.Signals]:
-    """All that is not ignored, as a hang-up is under ``nohup``."""
+    """All signals but those ignored, as a hang-up is under ``nohup``."""
     ignored = {s for s in SIGNALS if signal.getsignal(s) in (signal.SIG_IGN, None)}
     return set(SIGNALS) - ignored.difference(ASKING)
 
@@ -65,5 +65,5 @@ def _wanted() -> set[signal.Signals]:
 def _name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # those for real time have none
+    except ValueError:  # real-time signals have no names
         return f"signal {number}"

@@ -1,1 +1,1 @@
-"""Databases, and the one thread that writes into them."""
+"""Databases, and the one thread that writes to them."""

@@ -32,37 +32,37 @@ from runtime.process.errors import NotYet, StartError, Unavailable, reason, star
 from runtime.process.settings import Settings
 
 T = TypeVar("T")
-Peewee: Any = peewee.Database  # which has no type hints
+Peewee: Any = peewee.Database  # it has no type hints
 BUSY_TIMEOUT_S = 5
-OPEN_TIMEOUT_S = 1  # likewise while it is opened: then that is said, and tried again
+OPEN_TIMEOUT_S = 1  # while a database is opened: then a log line says so, and it is tried again
 RETRY_S = 1.0
 TRIAL_TIMEOUT_S = 0.5
-IDLE_S = 5.0  # when nobody has written for so long, it is tried whether one can
+IDLE_S = 5.0  # after so long without a write, one is tried
 TRIAL_BYTES = 131_072  # a disk with less room is full: SQLite needs some of it beside the file
 ROWS_AT_ONCE = 500  # in one statement
 log = structlog.get_logger(__name__)
-sqlite3.register_adapter(UUID, lambda value: value.hex)  # as peewee keeps them
+sqlite3.register_adapter(UUID, lambda value: value.hex)  # as peewee stores them
 
 
 class Table(peewee.Model):
     """A table of no database in particular: each query names the one that it runs on."""
 
-    kept_by_triggers = False  # then it is not copied: copies of what they look at fill it
+    kept_by_triggers = False  # then it is not copied: triggers fill it from the copied tables
 
     class Meta:
         legacy_table_names = False
 
 
 class Database(Peewee):  # type: ignore[misc]
-    """What holds the tables of ``packages``, by the ``migrations`` of each that has some.
+    """A database with the tables of ``packages``, made by the ``migrations`` of each that has some.
 
-    A `SqliteFile`, or that of `runtime.storage.postgresql`. Written SQL has ``?`` for parameters.
+    It is a `SqliteFile`, or that of `runtime.storage.postgresql`. SQL has ``?`` for parameters.
     """
 
     def __init__(self, packages: Iterable[str], *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.listeners: list[Callable[[], None]] = []
-        self.trouble: str | None = None  # what the last write has failed of; None if it has not
+        self.trouble: str | None = None  # why the last write failed; None if it succeeded
         self.packages = tuple(packages)
         self._tried_at = float("-inf")
         self._opened = False
@@ -71,13 +71,13 @@ class Database(Peewee):  # type: ignore[misc]
 
     @property
     def leads(self) -> int:
-        """For which time, from 1 on, this process does what one alone may do; 0 if it does not."""
+        """This process's term as leader, counted from 1; 0 while it does not lead."""
         return 1
 
     def open(self, new: bool = True) -> None:
-        """Make the tables, and the file if it may be ``new``, where missing; again is harmless.
+        """Make missing tables, and the file if it may be ``new``; a second call does nothing.
 
-        Raises `StartError` where they are of a newer version, or the file cannot be opened.
+        Raises `StartError` if a newer version wrote them, or the file cannot be opened.
         """
         with self._open_lock:
             if not self._opened:
@@ -85,11 +85,11 @@ class Database(Peewee):  # type: ignore[misc]
                 self._opened = True
 
     def claim(self) -> None:
-        """Open it, and become the process that `leads`, or wait for that."""
+        """Open it, and become the process that `leads`, now or later."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise `OperationalError` if what is written to it now would be lost."""
+        """Raise `OperationalError` if a write would be lost."""
 
     def _migrate(self) -> None:
         for package in self.packages:
@@ -111,20 +111,21 @@ class Database(Peewee):  # type: ignore[misc]
             model.insert_many(some, model._meta.sorted_field_names).execute(self)
 
     def run(self, sql: str, *parameters: object) -> Any:
-        """Run a statement that is worth writing out: on the path of a checkout, the time in which
-        peewee makes SQL from models is most of the time. Returns the driver's cursor.
+        """Run a statement, and return the driver's cursor.
+
+        It is for a checkout's statements, which peewee makes more slowly than SQLite runs them.
         """
         return self.execute_sql(sql, parameters)
 
     def find(self, sql: str, values: Iterable[object]) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a query that has ``{}`` where any number of values is to be."""
+        """Yield the rows of a query whose ``{}`` stands for any number of values."""
         for some in _parts(values):
             yield from self.run(sql.format(", ".join("?" * len(some))), *some)
 
     def run_rows(self, sql: str, rows: Iterable[Sequence[object]]) -> list[Any]:
-        """Run a statement with ``VALUES {}`` for any number of rows; returns the drivers' cursors.
+        """Run a statement with ``VALUES {}`` for any number of rows; returns the driver's cursors.
 
-        Many rows are one step: at the end of each, the driver lets other threads go ahead.
+        It takes many rows in one step, since other threads may run between any two steps.
         """
         cursors = []
         for some in _parts(rows):
@@ -133,7 +134,7 @@ class Database(Peewee):  # type: ignore[misc]
         return cursors
 
     def add(self, sql: str, rows: Iterable[Sequence[object]], key: str = "id") -> list[int]:
-        """Insert rows, as `run_rows` does, whose ``key`` is a new number; returns these numbers."""
+        """Insert rows, as `run_rows` does; returns the numbers that their ``key`` got."""
         return [
             number
             for cursor in self.run_rows(f"{sql} RETURNING {key}", rows)
@@ -141,14 +142,14 @@ class Database(Peewee):  # type: ignore[misc]
         ]
 
     def let_ids_follow(self, model: type[Table]) -> None:
-        """Let new ids go on behind those that were written; SQLite does so by itself."""
+        """Let new ids continue after the written ones; SQLite does so by itself."""
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """Open a writing transaction, or join the one that this thread is in.
+        """Open a writing transaction, or join this thread's open one.
 
-        One writer at a time, as SQLite has it ("IMMEDIATE"); within a process, waiting on a lock
-        is fairer than its busy handler. The listeners are called after each commit.
+        There is one writer at a time (SQLite's "IMMEDIATE"); within a process, a lock is fairer
+        than SQLite's busy handler. Each commit is followed by a call of the listeners.
         """
         if self.in_transaction():
             yield
@@ -170,9 +171,9 @@ class Database(Peewee):  # type: ignore[misc]
             listener()
 
     def try_writing(self) -> str | None:
-        """What keeps us from writing, if anything does: the last write knows, of whichever thread.
+        """Why writing fails, by the last write of any thread; None if it works.
 
-        If that has failed, or was long ago, one is made here, at most once a second.
+        If that write failed, or was long ago, this method tries one, at most once a second.
         """
         due_at = self._tried_at + (RETRY_S if self.trouble else IDLE_S)
         if time.monotonic() >= due_at and not self._write_lock.locked():
@@ -186,7 +187,7 @@ class Database(Peewee):  # type: ignore[misc]
             pass
 
     def _note(self, error: Exception | None) -> None:
-        """Remember how a write has ended; of those that fail one a second is looked into."""
+        """Remember how a write ended; of those that fail, examine one a second."""
         now, before = time.monotonic(), self.trouble
         if error and before and now < self._tried_at + RETRY_S:
             return
@@ -202,14 +203,14 @@ class Database(Peewee):  # type: ignore[misc]
 
 
 class _Connection(sqlite3.Connection):
-    """One that can be in a weak set."""
+    """A connection that fits into a weak set."""
 
 
 class SqliteFile(Database, SqliteDatabase):
-    """A SQLite file, with one process that runs on it.
+    """A SQLite file, which belongs to one process.
 
-    Every thread has a connection of its own, kept open. Commits are flushed to the disk
-    (WAL with ``synchronous=FULL``), so that what was committed survives a power cut.
+    Each thread keeps a connection of its own open. Commits are flushed to the disk (WAL with
+    ``synchronous=FULL``), so that they survive a power cut.
     """
 
     def __init__(self, path: Path, *packages: str) -> None:
@@ -222,7 +223,7 @@ class SqliteFile(Database, SqliteDatabase):
         self._claim: int | None = None
         self._waits_for: str | None = None
         self._opened_file: os.stat_result | None = None
-        self._opened_wal: os.stat_result | None = None  # what all connections write to
+        self._opened_wal: os.stat_result | None = None  # to which all connections write
         self._connections: WeakSet[_Connection] = WeakSet()
 
     def __str__(self) -> str:
@@ -230,26 +231,26 @@ class SqliteFile(Database, SqliteDatabase):
 
     @property
     def leads(self) -> int:
-        """Whether it is open: there is no other process."""
+        """1 once it is open: there is no other process."""
         return int(self._opened)
 
     def open(self, new: bool = True) -> None:
-        """Make the tables, and the file if it may be ``new``, where missing; again is harmless.
+        """Make missing tables, and the file if it may be ``new``; a second call does nothing.
 
-        Raises `StartError` where they are of a newer version, or the file cannot be opened, and
-        `NotYet` while `claim` waits for that.
+        Raises `StartError` if a newer version wrote them, or the file cannot be opened, and
+        `NotYet` while `claim` waits for it.
         """
         if self._waits_for:
             raise NotYet(self._waits_for)
         super().open(new)
 
     def claim(self) -> None:
-        """Open the file as the one process that runs on it; `StartError` if another one does.
+        """Open the file as the one process that uses it; `StartError` if another one does.
 
-        What may pass is waited for, while the process goes on without the file. The claim lives as
-        long as the process, however that ends.
+        If the obstacle may pass, a thread waits for that, and the process goes on without the file.
+        The claim ends with the process.
         """
-        self._claims, self._opened = True, False  # it may be open, and not claimed
+        self._claims, self._opened = True, False  # it may be open without a claim
         try:
             self.open()
         except NotYet as error:
@@ -305,11 +306,11 @@ class SqliteFile(Database, SqliteDatabase):
         return descriptor
 
     def _cause(self, error: Exception) -> Exception:
-        """What the system says of a file in the folder: that is more than SQLite tells."""
+        """The system's error for a file in the folder, which says more than SQLite's."""
         try:
             self._try_folder()
-        except OSError as told:
-            return told
+        except OSError as cause:
+            return cause
         return error
 
     def _try_folder(self) -> None:
@@ -328,14 +329,14 @@ class SqliteFile(Database, SqliteDatabase):
         try:
             with self.write():
                 (version,) = self.run("PRAGMA user_version").fetchone()
-                self.run(f"PRAGMA user_version = {version}")  # which is written as it is
+                self.run(f"PRAGMA user_version = {version}")  # a write that changes nothing
         finally:
             self.run(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
 
     def check(self) -> None:
         """Raise `OperationalError` if the file, or its WAL, is not the one that was opened.
 
-        SQLite would go on writing into a file that has no name any more.
+        SQLite would go on writing into a deleted file.
         """
         self._check_file()
         if self._opened_file:
@@ -357,9 +358,11 @@ class SqliteFile(Database, SqliteDatabase):
             )
 
     def _connect(self) -> Any:
-        self._check_file()  # sqlite3 would make a new one
-        with suppress(OSError):  # of which it tells itself; -wal and -shm are made like the file
-            self.path.touch(mode=0o600, exist_ok=False)  # buyers are in it: whatever the umask
+        self._check_file()  # sqlite3 would make a new file
+        with suppress(OSError):  # SQLite reports it itself; -wal and -shm are made like the file
+            self.path.touch(
+                mode=0o600, exist_ok=False
+            )  # it holds buyers, so the umask does not decide
         if not self._connections:  # SQLite has deleted the WAL with the last one
             self._opened_wal = None
         connection = super()._connect()
@@ -367,12 +370,12 @@ class SqliteFile(Database, SqliteDatabase):
         return connection
 
     def commit(self) -> None:
-        """Commit, unless to a file that nobody could open any more."""
+        """Commit, unless the file was deleted."""
         self.check()
         super().commit()
 
     def add(self, sql: str, rows: Iterable[Sequence[object]], key: str = "id") -> list[int]:
-        """Insert rows; as their numbers are consecutive, no statement returns them row by row."""
+        """Insert rows; their numbers are consecutive, so no statement has to return them."""
         ranges = [
             range(cursor.lastrowid - cursor.rowcount + 1, cursor.lastrowid + 1)
             for cursor in self.run_rows(sql, rows)
@@ -380,7 +383,7 @@ class SqliteFile(Database, SqliteDatabase):
         return list(chain.from_iterable(ranges))
 
     def retire(self, url: str) -> None:
-        """Let nobody open it any more: it says that all is at this URL."""
+        """Make the file refuse to open: its content has moved to this URL."""
         self.run("CREATE TABLE retired AS SELECT ? AS url", url)
 
 
@@ -392,13 +395,13 @@ def database_of(settings: Settings, name: str, *packages: str) -> Database:
 
 
 def server(url: str, *packages: str) -> Database:
-    """A database of a server; `StartError` if what it takes is not installed."""
+    """A database on a server; `StartError` if its driver is not installed."""
     postgresql = adapter("runtime.storage.postgresql")
     return postgresql.PostgresDatabase(url, *packages)  # type: ignore[no-any-return]
 
 
 def adapter(module: str) -> Any:
-    """A module of ours whose libraries few need; `StartError` if they are not installed."""
+    """Import a module of ours with optional libraries; `StartError` if they are not installed."""
     try:
         return import_module(module)
     except ImportError as error:
@@ -406,7 +409,7 @@ def adapter(module: str) -> Any:
 
 
 def _parts(rows: Iterable[T]) -> Iterator[list[T]]:
-    """Cut a list at what one statement takes."""
+    """Cut rows into lists that one statement can take."""
     rows = list(rows)
     for first in range(0, len(rows), ROWS_AT_ONCE):
         yield rows[first : first + ROWS_AT_ONCE]
@@ -414,10 +417,10 @@ def _parts(rows: Iterable[T]) -> Iterator[list[T]]:
 
 @contextmanager
 def _first_error() -> Iterator[None]:
-    """Raise what went wrong first.
+    """Raise the first error of several.
 
-    Where a disk is full, SQLite has rolled back by itself, and the complaint that there is
-    nothing to roll back would hide the reason.
+    On a full disk SQLite has rolled back by itself, and the complaint that there is nothing to roll
+    back would hide the reason.
     """
     try:
         yield
@@ -433,7 +436,7 @@ def _first_error() -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a lock between processes, so that only one at a time makes files or tables there."""
+    """Lock a folder among processes, so that only one at a time makes files or tables there."""
     descriptor = os.open(folder, os.O_RDONLY)
     deadline = time.monotonic() + OPEN_TIMEOUT_S
     try:
@@ -451,15 +454,15 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether it will pass (a disk or server busy, full, unreachable), and was not the data."""
+    """Whether an error may pass: a busy, full or unreachable disk or server, not wrong data."""
     outages: tuple[Any, ...] = (OperationalError, InterfaceError, InternalError, Unavailable)
     outages += (sqlite3.OperationalError, OSError)
     return isinstance(error, outages) or is_unreadable(error)
 
 
 def is_unreadable(error: BaseException | None) -> bool:
-    """Whether the file is no database, or a damaged one: SQLite says so with the plain class.
+    """Whether the file is no database, or damaged: SQLite raises the plain class for it.
 
-    peewee lets SQLite's own errors through while rows are read.
+    While rows are read, peewee lets SQLite's own errors through.
     """
     return type(error) in (DatabaseError, sqlite3.DatabaseError)

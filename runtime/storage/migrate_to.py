@@ -1,6 +1,6 @@
-"""Moving over: what a service's file holds is copied to a PostgreSQL server, and the file retired.
+"""Moving: copies a service's file to a PostgreSQL server, and retires the file.
 
-Places, epochs and ids stay what they were: nobody hears an event twice, or misses one.
+Places, epochs and ids stay the same, so no reader gets an event twice, or misses one.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from runtime.process.progress import Progress
 from runtime.process.settings import checked_database_url, without_password
 from runtime.storage.database import Database, SqliteFile, Table, server
 
-SHOWN_ROWS = 1000  # between two looks at whether it is time to tell how far it is
-LOW_BITS = 2**31 - 1  # of a number: a sum of whole ones may be too large for SQLite
+SHOWN_ROWS = 1000  # between two looks at whether it is time to show the progress
+LOW_BITS = 2**31 - 1  # of a number: the sum of whole numbers may be too large for SQLite
 
 Rows = Iterator[tuple[Any, ...]]
 
 
 def tables(database: Database) -> list[type[Table]]:
-    """The models of the tables that are copied, those first that others refer to."""
+    """The models of the tables to copy; those that others refer to come first."""
     models = [model for model in Table.__subclasses__() if not model.kept_by_triggers]
     own = [model for model in models if model.__module__.split(".")[0] in database.packages]
     return list(sort_models(own))
@@ -44,9 +44,9 @@ def tables(database: Database) -> list[type[Table]]:
 def copy(
     source: Database, target: Database, through: Callable[[Rows], Rows] = lambda rows: rows
 ) -> None:
-    """Put the rows of one database in the place of another's, in the transaction that is open.
+    """Replace the rows of one database by those of another, in the open transaction.
 
-    They go ``through`` a function, which may count them.
+    The rows go ``through`` a function, which may count them.
     """
     for model in reversed(tables(target)):
         model.delete().execute(target)
@@ -100,7 +100,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _copy_all(source: Database, target: Database) -> None:
-    """Copy everything, and tell how far it is."""
+    """Copy everything, and show the progress."""
     total = sum(model.select().count(source) for model in tables(source))
     copied = 0
     progress = Progress(lambda: f"{copied:,} of {total:,} rows copied")
@@ -143,8 +143,8 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
             if differ := list(differences(source, target)):
                 raise StartError(f"{target} is not empty, and differs in {', '.join(differ)}")
         source.retire(str(target))
-    told = f"start it with {setting.upper()}; {source} is retired"
-    deliver(f"{packages[-1]} has moved to {target}: {told}")
+    advice = f"start it with {setting.upper()}; {source} is retired"
+    deliver(f"{packages[-1]} has moved to {target}: {advice}")
     return 0
 
 

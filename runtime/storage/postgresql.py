@@ -1,4 +1,4 @@
-"""A database of a PostgreSQL server, on which any number of copies of a service may run."""
+"""A database on a PostgreSQL server, which any number of copies of a service may share."""
 
 import select
 import threading
@@ -32,15 +32,15 @@ MIGRATING, LEADING = 1, 2  # the advisory locks of a schema
 CHANNEL = "parrot_commit"
 LISTEN_S = 0.5  # how soon a copy takes over from one whose session has ended
 RETRY_S = 0.5
-HANG_S = 2  # a transaction whose process stands still for so long is ended: others wait for it
+HANG_S = 2  # a transaction whose process stands still for so long is ended: others wait
 LOCK_TIMEOUT_MS = 2200
-ANSWER_TIMEOUT_S = 2.5  # for a statement; and 2 for a connection, so that a request waits for 5 s
-KNOCK_TIMEOUT_S = 0.1  # for the one that finds out whether a silent server answers again
-LEAD_S = 3  # for so long a copy leads that stands still; one that runs renews it all the time
-# How a machine that says nothing any more is noticed, at both ends of a connection:
+ANSWER_TIMEOUT_S = 2.5  # for a statement; with 2 s to connect, a request waits 5 s
+KNOCK_TIMEOUT_S = 0.1  # for the thread that finds out whether a silent server answers again
+LEAD_S = 3  # how long a copy that stands still leads; one that runs renews the lead
+# How both ends of a connection notice a dead machine:
 KEEPALIVES = {"keepalives_idle": "2", "keepalives_interval": "1", "keepalives_count": "3"}
 CONNECTION = {
-    "max_connections": None,  # in the pool; the next one is for how long to wait for one of it
+    "max_connections": None,  # in the pool; the next is how long to wait for one of them
     "timeout": BUSY_TIMEOUT_S,
     "connect_timeout": 2,  # in seconds, the least that libpq knows
     "tcp_user_timeout": 5000,  # in milliseconds
@@ -48,11 +48,11 @@ CONNECTION = {
     **KEEPALIVES,
 }
 OPTIONS = {  # of each session
-    # Whatever the server's defaults: what was confirmed is on the disk, and who has waited for the
-    # lock of the head row sees what was committed meanwhile.
+    # Not the server's defaults: commits are on the disk, and a writer that has waited for the
+    # lock of the head row sees the commits of others.
     "synchronous_commit": "on",
     "default_transaction_isolation": r"read\ committed",
-    # What waits or hangs holds nobody up for long:
+    # Waiting or hanging transactions hold nobody up for long:
     "lock_timeout": f"{LOCK_TIMEOUT_MS}ms",
     "idle_in_transaction_session_timeout": f"{HANG_S}s",
     **{f"tcp_{name}": value for name, value in KEEPALIVES.items()},
@@ -61,7 +61,9 @@ OPTIONS = {  # of each session
 # (and of ids), and each sees what the one before has done.
 BEGIN_WRITING = "BEGIN; SELECT 1 FROM head FOR UPDATE"
 TRY_LOCK = "SELECT pg_try_advisory_lock(hashtext(current_schema()), %s)"
-SET_SEQUENCE = "SELECT setval(pg_get_serial_sequence(?, ?), ?)"  # nothing, of an empty table
+SET_SEQUENCE = (
+    "SELECT setval(pg_get_serial_sequence(?, ?), ?)"  # null for an empty table: it does nothing
+)
 LOCK = "SELECT pg_advisory_xact_lock(hashtext(current_schema()), ?)"
 PATIENCE = "SET LOCAL lock_timeout = '1min'; SET LOCAL idle_in_transaction_session_timeout = 0"
 RENEW = "SELECT 1"
@@ -104,9 +106,9 @@ class _Adapter(Psycopg3Adapter):
 class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
     """The tables of one service in a database, or schema, of their own.
 
-    A connection is taken from the pool for each transaction, or each statement outside of one. One
-    that the server has ended is replaced, so that nothing need be started again after an outage.
-    One copy of the service leads: the one that holds a lock of this database.
+    Each transaction, and each statement outside of one, takes a connection from the pool. One that
+    the server has closed is replaced, so that an outage needs no restart. The copy of the service
+    that holds a lock of this database leads.
     """
 
     # As wide as SQLite's.
@@ -121,7 +123,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
         kwargs |= given | {"options": f"{own} {given.get('options', '')}"}
         super().__init__(packages, **kwargs)
         self._watch = Watch(self)
-        self.is_silent = False  # whether it has not answered in time, the last time
+        self.is_silent = False  # whether its last answer did not come in time
         self._knocking = threading.Lock()
 
     def __str__(self) -> str:
@@ -129,11 +131,11 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
 
     @property
     def leads(self) -> int:
-        """For which time this copy holds the lock; it may have just lost it: that is no guard."""
+        """This copy's term as leader, from 1; 0 without the lock. It may just have lost it."""
         return self._watch.leads
 
     def claim(self) -> None:
-        """Take part in who leads; a server that cannot be reached may come up later."""
+        """Compete for the lead; a server that cannot be reached may come up later."""
         try:
             self.open()
         except DatabaseError as error:
@@ -141,7 +143,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
         self._watch.start()
 
     def _prepare(self, new: bool) -> None:
-        with self.atomic(), self.patience():  # a large table may take long to change
+        with self.atomic(), self.patience():  # to change a large table takes long
             self.run(f"SET LOCAL lock_timeout = '{OPEN_TIMEOUT_S}s'")  # then it is tried again
             encoding = self.connection().info.parameter_status("server_encoding")
             if encoding != "UTF8":
@@ -161,7 +163,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
             self._migrate()
 
     def connect(self, reuse_if_open: bool = False) -> Any:
-        """Take a connection from the pool; `OperationalError` if there is none to be had.
+        """Take a connection from the pool; `OperationalError` if there is none.
 
         While the server is silent, one thread at a time waits for it, and all others fail at once.
         """
@@ -188,7 +190,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
 
     @contextmanager
     def patience(self) -> Iterator[None]:
-        """Let the statements of the transaction that is open take as long as they like."""
+        """Let the statements of the open transaction take any time."""
         connection = self.connection()
         self._execute(PATIENCE)
         connection.answer_timeout_s = None
@@ -198,7 +200,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
             connection.answer_timeout_s = ANSWER_TIMEOUT_S
 
     def _is_closed(self, conn: Any) -> bool:
-        """Whether the server has ended it: there is something to read, and nothing was asked."""
+        """Whether the server has closed it: then there is something to read before any question."""
         if not conn.closed:
             poller = select.poll()
             poller.register(conn.pgconn.socket, select.POLLIN)
@@ -227,7 +229,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
                 copying.write_row(row)
 
     def let_ids_follow(self, model: type[Table]) -> None:
-        """Let new ids go on behind those that were written."""
+        """Let new ids continue after the written ones."""
         key: Any = model._meta.primary_key
         newest = model.select(fn.MAX(key)).scalar(self)
         self.run(SET_SEQUENCE, f'"{model._meta.table_name}"', key.column_name, newest)
@@ -245,9 +247,9 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
             raise
 
     def commit(self) -> None:
-        """Commit; the copy that leads hears of it, unless that is this one.
+        """Commit, and notify the copy that leads, unless that is this one.
 
-        In a transaction of which a statement has failed, the server would take it for a rollback.
+        In a transaction with a failed statement, the server would treat it as a rollback.
         """
         if not self.is_connection_usable():
             raise OperationalError("the transaction was broken off by an error")
@@ -268,9 +270,9 @@ def _translated(sql: str) -> str:
 
 
 class Watch(threading.Thread):
-    """Holds the lock of the copy that leads, or tries to get it, and tells of others' commits.
+    """Holds the lock of the copy that leads, or tries to get it, and reports others' commits.
 
-    The lock is of its session: it is free when the process has died, or its connection.
+    The lock belongs to a session: when the process or its connection dies, the lock is free.
     """
 
     def __init__(self, database: PostgresDatabase) -> None:
@@ -288,7 +290,7 @@ class Watch(threading.Thread):
                 with self._database.dedicated_connection() as connection:
                     trouble = ""
                     self._listen(connection)
-            except Exception as error:  # whatever it was: who does not watch never leads
+            except Exception as error:  # of any kind: a copy that stops watching would never lead
                 if str(error) != trouble:
                     log.warning("the database cannot be reached", error=(trouble := str(error)))
             finally:
@@ -297,7 +299,7 @@ class Watch(threading.Thread):
 
     def _listen(self, connection: "psycopg.Connection[Any]") -> None:
         connection.execute(f"LISTEN {CHANNEL}")
-        if connection.info.server_version >= 140000:  # those before it cannot
+        if connection.info.server_version >= 140000:  # older ones have no such setting
             connection.execute(f"SET idle_session_timeout = '{LEAD_S}s'")
         while True:
             if self.leads:
@@ -308,11 +310,11 @@ class Watch(threading.Thread):
                     self._terms += 1
                     self.leads = self._terms
                     log.info("this copy leads")
-                    self._tell()
+                    self._notify()
             for _ in connection.notifies(timeout=LISTEN_S):
-                self._tell()
+                self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         listeners: list[Callable[[], None]] = self._database.listeners
         for listener in listeners:
             listener()

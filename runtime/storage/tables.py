@@ -6,7 +6,7 @@ from runtime.storage.database import Table
 
 
 class KeptAnswer(Table):
-    """The first answer that a path gave under an idempotency key, which is a quoted string."""
+    """The first answer of a path under an idempotency key, which is a quoted string."""
 
     path = CharField()
     key = CharField()  # without a limit on PostgreSQL, too

@@ -1,4 +1,4 @@
-"""The writer: one thread that does what requests want changed, in lists with one commit each."""
+"""The writer: one thread that executes the commands of requests, in lists with one commit each."""
 
 import threading
 from collections import deque
@@ -13,17 +13,17 @@ from runtime.storage.database import Database, is_outage
 
 C = TypeVar("C")
 T = TypeVar("T")
-# Takes the open database and commands, and returns the outcome of each: a value, or an error. What
-# it raises instead undoes all of them.
+# Takes the open database and commands, and returns the outcome of each: a value, or an error. An
+# error that it raises undoes all of them.
 Rule = Callable[[Database, Sequence[C]], Sequence[T | Exception]]
 MAX_LIST = 64
 log = structlog.get_logger(__name__)
 
 
 def commit(database: Database, rule: Rule[C, T], commands: Sequence[C]) -> Sequence[T | Exception]:
-    """Have a rule do a list of commands in one transaction; return their outcomes.
+    """Execute a list of commands by their rule in one transaction; return their outcomes.
 
-    If that fails, each is done alone, so that each has its own error; in an outage, they share it.
+    If that fails, each is executed alone, and gets its own error; in an outage, they share one.
     """
     try:
         with database.write():
@@ -38,7 +38,7 @@ def commit(database: Database, rule: Rule[C, T], commands: Sequence[C]) -> Seque
 def hand_in(database: Database, rule: Rule[C, T], command: C) -> T:
     """Submit a command to the writer, and return its outcome after the commit; raises its error.
 
-    In the writer's thread, the request waits for those beside it; elsewhere, one is a list of one.
+    In the writer's thread it joins those of other requests; elsewhere it is a list of one.
     """
     request = getcurrent()
     if isinstance(request, _Request):
@@ -51,10 +51,10 @@ def hand_in(database: Database, rule: Rule[C, T], command: C) -> T:
 
 
 class _Request(greenlet):  # type: ignore[misc]  # it has no type hints
-    """A request that the writer serves."""
+    """A request in the writer's thread."""
 
     def run(self, task: Any) -> None:
-        """Serve it, up to the command that it hands in, and from there to its answer."""
+        """Serve it up to its command, and after the commit to its answer."""
         try:
             task.service()
         except BaseException:
@@ -64,8 +64,8 @@ class _Request(greenlet):  # type: ignore[misc]  # it has no type hints
 class Writer:
     """Serves requests in one thread: a dispatcher of waitress, as far as its server uses one.
 
-    It takes all that have come, lets each go on, in a greenlet, until it hands in its command,
-    does these as lists, and lets each end. ``answered`` is called after that.
+    It takes all waiting requests, runs each in a greenlet up to its command, executes the commands
+    as lists, and lets each request finish. Then it calls ``answered``.
     """
 
     def __init__(self, answered: Callable[[], None]) -> None:
@@ -81,7 +81,7 @@ class Writer:
         self._queue.append(task)
 
     def wake(self) -> None:
-        """Serve what has come: tasks that come together become one list."""
+        """Serve the waiting tasks: those that came together become one list."""
         if self._queue:
             with self._has_come:
                 self._has_come.notify()
@@ -91,7 +91,7 @@ class Writer:
         return threading.current_thread() is self._thread
 
     def shutdown(self, timeout: float) -> None:
-        """End after the list that is under way; what is left is cancelled."""
+        """End after the current list, and cancel the remaining tasks."""
         self._is_stopping = True
         with self._has_come:
             self._has_come.notify()

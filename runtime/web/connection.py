@@ -1,7 +1,7 @@
 """A client's connection: waitress's parser, tasks and channel, with what they lack (RFC 9112).
 
-All that is replaced or relied on here, and in `runtime.web.server`, was read in waitress 3.0.2;
-`tests/runtime/test_waitress.py` fails when another version has it differently.
+This module and `runtime.web.server` replace and rely on parts of waitress 3.0.2;
+`tests/runtime/test_waitress.py` fails when another version has them differently.
 """
 
 import re
@@ -22,14 +22,16 @@ from waitress.utilities import BadRequest, Error, RequestEntityTooLarge
 from runtime.web import problem
 
 MAX_HEADER_BYTES = 32 * 1024  # request line and headers; more is 431
-SEND_BYTES = 18_000  # so much is sent at once; waitress's 1 sends headers and body one by one
-TURN_BYTES = 64 * 1024  # and no more before the others have their turn
+SEND_BYTES = 18_000  # sent at once; with waitress's default of 1, headers and body go separately
+TURN_BYTES = 64 * 1024  # sent to one client before others have their turn
 LARGE_BODY_BYTES = 64 * 1024
-MAX_LARGE_BODIES = 64  # at once; more are refused, since each takes its size in memory
+MAX_LARGE_BODIES = 64  # at a time; more are refused, since each takes its size in memory
 IDLE_TIMEOUT_S = 30  # between requests
 STALL_TIMEOUT_S = 10  # how far a client may fall behind the least rate, amid a request or an answer
 LEAST_RATE = 4096  # bytes a second
-MAX_QUEUED_S = 0.1  # a request that waited longer for a thread is served if its client is there
+MAX_QUEUED_S = (
+    0.1  # after a longer wait for a thread, a request is served only if its client is there
+)
 SPOKEN = (b" HTTP/1.0", b" HTTP/1.1")
 VERSION = re.compile(rb" HTTP/([0-9])(\.[0-9])?$")
 HOST = re.compile(
@@ -49,7 +51,7 @@ class _Busy(Error):  # type: ignore[misc]
 
 
 class _Body(BytesIOBasedBuffer):  # type: ignore[misc]
-    """The body of a request, in memory; of one that is too large, the length alone."""
+    """The body of a request, in memory; it keeps only the length of one that is too large."""
 
     remain: int
 
@@ -64,11 +66,11 @@ _large_bodies: WeakSet[_Body] = WeakSet()
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
-    command, path = "", "/"  # until they are parsed
+    command, path = "", "/"  # until the request line is parsed
     body_rcv: Any = None
 
     def received(self, data: bytes) -> int:
-        """Take what belongs to this request; returns how much that is."""
+        """Take the bytes that belong to this request, and return their number."""
         consumed: int = super().received(data)
         if self.chunked:
             unparsed = len(self.body_rcv.control_line) + len(self.body_rcv.trailer)
@@ -82,7 +84,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
             else:
                 _large_bodies.add(self.body_rcv.buf)
         if self.completed:
-            self.expect_continue = False  # the final answer is all that it gets
+            self.expect_continue = False  # it gets only the final answer
         return consumed
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -94,20 +96,20 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
                 self.version = "1.1"
                 self.error = _VersionNotSupported("This server speaks HTTP/1.1")
                 return
-            if version[2]:  # a later 1.x is served as the latest that is known
+            if version[2]:  # a later 1.x is served as 1.1
                 line = line[: version.start()] + SPOKEN[1]
         try:
             super().parse_header(line + separator + rest)
             self._check_host()
-        except ValueError as error:  # of a malformed URL such as ``http://[``, or of an address
+        except ValueError as error:  # a malformed URL such as ``http://[``, or address
             raise ParsingError(str(error)) from None
         self._check_framing()
-        if "CONNECTION" in self.headers:  # waitress knows it as one word
+        if "CONNECTION" in self.headers:  # waitress reads it as one word
             options = [each.strip() for each in self.headers["CONNECTION"].lower().split(",")]
             known = [each for each in ("close", "keep-alive") if each in options]
             self.headers["CONNECTION"] = known[0] if known else ""
         if self.expect_continue and self.body_rcv is None:
-            self.headers["CONNECTION"] = "close"  # it may send a body nevertheless
+            self.headers["CONNECTION"] = "close"  # the client may send a body nevertheless
 
     def _check_host(self) -> None:
         host = self.headers.get("HOST", "")  # waitress joins several with ", "
@@ -119,7 +121,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
                 IPv6Address(found[1])
 
     def _check_framing(self) -> None:
-        """Leave no doubt where a request ends, so that nothing is taken for another one."""
+        """Refuse a request whose end is in doubt: its rest could be taken for another request."""
         if "TRANSFER_ENCODING" in self.headers:  # waitress takes it out in HTTP/1.1
             raise ParsingError("Transfer-Encoding needs HTTP/1.1")
         if self.chunked and "CONTENT_LENGTH" in self.headers:
@@ -132,7 +134,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
 
 
 class _Answer(Task):  # type: ignore[misc]
-    """What an answer is, whether of the app or of waitress itself."""
+    """An answer, whether of the app or of waitress itself."""
 
     def set_close_on_finish(self) -> None:
         """Close the connection after the answer, but not just because it has no body (304)."""
@@ -143,7 +145,7 @@ class _Answer(Task):  # type: ignore[misc]
             self.response_headers.append(("Connection", "Keep-Alive"))
 
     def build_response_header(self) -> bytes:
-        """The head of the answer; while the server ends, the last one says so."""
+        """The head of the answer; while the server ends, that of the last one says so."""
         if self.channel.server.is_ending and len(self.channel.requests) <= 1:
             self.request.headers["CONNECTION"] = "close"
         header: bytes = super().build_response_header()
@@ -155,7 +157,7 @@ class _Answer(Task):  # type: ignore[misc]
 
 
 class _ProblemTask(_Answer, ErrorTask):  # type: ignore[misc]
-    """What waitress itself refuses (a malformed or too large request) is a problem document too."""
+    """A problem document for what waitress itself refuses: malformed or too large requests."""
 
     def execute(self) -> None:
         error = self.request.error
@@ -179,8 +181,8 @@ class _Task(_Answer, WSGITask):  # type: ignore[misc]
 class Channel(HTTPChannel):  # type: ignore[misc]
     """A connection that waits for its client without a thread, and not forever.
 
-    Its next request is served when the answer before has been taken. ``since`` is when it began
-    to wait for what its client does next (`time.monotonic`).
+    Its next request is served once the client has received the previous answer. ``since`` is when
+    it began to wait for its client (`time.monotonic`).
     """
 
     error_task_class = _ProblemTask
@@ -203,11 +205,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing has begun that could be finished."""
+        """Whether no request or answer has begun."""
         return self.lingers or not (self.requests or self.request or self.total_outbufs_len)
 
     def look(self, now: float) -> bool:
-        """Whether it waits for its client, and not for longer than it may."""
+        """Note whether it waits for its client; False if it has waited too long."""
         if self.requests and not self.is_held:
             self._state = None
             self.since = now
@@ -228,7 +230,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return data
 
     def send(self, data: bytes, do_close: bool = True) -> int:
-        """Send, unless it has sent much in this turn: however fast a client is, others come."""
+        """Send, unless it has sent much in this turn: a fast client must not hold up others."""
         if self._sent >= TURN_BYTES:
             return 0
         sent: int = super().send(data, do_close)
@@ -237,7 +239,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return sent
 
     def write_soon(self, data: Any) -> int:
-        """Send it by and by; what is large is not copied, so that clients can share it."""
+        """Queue data to send; large data is not copied, so that clients share it."""
         if isinstance(data, bytes) and len(data) > SEND_BYTES:
             data = ReadOnlyFileBasedBuffer(BytesIO(data))
             data.prepare()
@@ -246,13 +248,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return written
 
     def readable(self) -> bool:
-        """Whether to read: the next request, or what came after the last one."""
+        """Whether to read the next request, or the rest before a close."""
         return self.lingers or not (
             self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed
         )
 
     def writable(self) -> bool:
-        """Below `SEND_BYTES` nothing is sent while a request is being answered: do not ask then."""
+        """Whether to send; while a request is being answered, not below `SEND_BYTES`."""
         if self.lingers:
             return bool(self.will_close)
         if self.requests and not self.is_held and self.total_outbufs_len < SEND_BYTES:
@@ -267,7 +269,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if not (self.is_held or self.close_when_flushed):
             super().handle_write()
             return
-        self._flush_exception(self._flush_some)  # no thread is at it
+        self._flush_exception(self._flush_some)  # no thread uses it now
         if self.will_close or not self.connected:
             self.handle_close()
         elif not self.total_outbufs_len:
@@ -278,20 +280,20 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                 self._linger()
 
     def _linger(self) -> None:
-        """End the answer, and read on: a close before all is read could take the answer back."""
+        """End the answer, and read on: a close with unread input would reset the connection."""
         self.lingers = True
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
     def is_drained(self) -> bool:
-        """Send what can be sent now; whether that was all. For the thread that serves it."""
+        """Send what can be sent now; returns whether that was all. For the serving thread."""
         if self.total_outbufs_len:
             self._sent = 0
             self._flush_exception(self._flush_some_if_lockable, do_close=False)
         return not self.total_outbufs_len
 
     def service(self) -> None:
-        """Answer a request, unless its client has left while it was waiting for a thread."""
+        """Answer a request, unless its client left while it waited for a thread."""
         self._served += 1
         if time.monotonic() - self.queued_at > MAX_QUEUED_S and self._has_left():
             self.connected = False

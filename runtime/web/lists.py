@@ -1,4 +1,4 @@
-"""Lists answered: by the page, with a link to the next one, or kept whole in memory."""
+"""Answers with lists: by the page, with a link to the next one, or whole from memory."""
 
 import threading
 import time
@@ -32,13 +32,13 @@ Limit = Annotated[int, Field(ge=1, le=MAX_ROWS), BeforeValidator(_digits)]
 
 
 class Page(BaseModel):
-    """The query of a list, of which `MAX_ROWS` are answered at most; subclasses add ``after``."""
+    """The query of a list; at most `MAX_ROWS` rows are answered. Subclasses add ``after``."""
 
     limit: Limit | None = Field(None, description="At most so many.")
 
     @property
     def fetch(self) -> int:
-        """How many rows to fetch: one more than there may be, to see whether there are more."""
+        """How many rows to fetch: one more than fit, to see whether there is a next page."""
         return (self.limit or MAX_ROWS) + 1
 
     def fitting(self, rows: list[dict[str, Any]]) -> int:
@@ -46,7 +46,7 @@ class Page(BaseModel):
         return min(len(rows), self.limit or MAX_ROWS)
 
     def link(self, path: str, last_id: object) -> str:
-        """The header that leads to the next page."""
+        """The ``Link`` header to the next page."""
         position = self.model_dump(mode="json", exclude_none=True) | {"after": last_id}
         return f'<{path}?{urlencode(position)}>; rel="next"'
 
@@ -67,8 +67,8 @@ def send_list(
 ) -> None:
     """Answer a list, with a link to the next page if there is one; ``private`` if it is one user's.
 
-    ``fetch`` returns at most ``query.fetch`` rows, in which every change shows; only for a client
-    that has not got them already, they are ``complete``d.
+    ``fetch`` returns at most ``query.fetch`` rows, in which every change shows; ``complete`` adds
+    the rest, for clients that do not have the list already.
     """
     rows = fetch()
     fitting = query.fitting(rows)
@@ -109,8 +109,8 @@ class _Whole(NamedTuple):
 class KeptList:
     """A list that is kept whole, as JSON in memory, as long as ``version`` stays the same.
 
-    That is asked after each commit of this process, and else at most every 10 ms, for the commits
-    of others: even the shortest query costs more than all else that an answer from here takes.
+    It asks for the version after each commit of this process, and at most every 10 ms for others'
+    commits: even the shortest query costs more than the rest of an answer from memory.
     """
 
     def __init__(
@@ -130,10 +130,10 @@ class KeptList:
         self._look_at = float("-inf")
 
     def _current(self) -> _Whole:
-        """The list as it is now or later: one thread makes a new one, others wait for that."""
+        """The current list: if it is out of date, one thread makes a new one; others wait."""
         with self._lock:
             if (now := time.monotonic()) >= self._look_at:
-                self._look_at = now + LOOK_INTERVAL_S  # before it looks: a commit sets it back
+                self._look_at = now + LOOK_INTERVAL_S  # before the look, since a commit resets it
                 try:
                     version = self._version()
                     if self._kept[0] != version:

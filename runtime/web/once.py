@@ -22,7 +22,7 @@ KEPT = f"SELECT {COLUMNS} FROM kept_answer WHERE path IN ({{}}) AND key IN ({{}}
 
 
 class Answer(NamedTuple):
-    """What is answered to a request that has changed something."""
+    """The answer to a request that has changed something."""
 
     status: int
     body: bytes
@@ -34,7 +34,7 @@ class Key(NamedTuple):
 
     path: str
     key: str
-    known: tuple[str, ...]  # as it may be kept, what was sent first
+    known: tuple[str, ...]  # its possible spellings in the table, the given one first
     fingerprint: bytes
 
     @classmethod
@@ -46,8 +46,8 @@ class Key(NamedTuple):
         """
         if not KEY.fullmatch(given):
             raise Refused(FieldError(HEADER, "must be 1 to 255 visible ASCII characters"))
-        # JSON's quotes and escapes are those of structured fields, here. Earlier versions kept a
-        # key as it was sent: what two of them were, as "a" and a, is now one.
+        # Here JSON's quotes and escapes are those of structured fields. Earlier versions kept a key
+        # as it was sent, so that "a" and a were two keys; now they are one.
         quoted = given if given.startswith('"') else json.dumps(given)
         bare = json.loads(quoted)
         known = [quoted] if bare.startswith('"') else [quoted, bare]
@@ -57,10 +57,10 @@ class Key(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A pending change: a command, the rule that executes a list of such, and what answers it.
+    """A pending change: a command, the rule that executes lists of such, and how to answer.
 
-    ``answer`` makes it of the row that is the command's outcome; under a ``key``, all that is done
-    once.
+    ``answer`` makes the answer from the row that is the command's outcome. A change with a ``key``
+    is made once.
     """
 
     rule: Callable[[list[Any]], Sequence[dict[str, Any] | ShopError]]
@@ -70,11 +70,11 @@ class Change(NamedTuple):
 
 
 def once(database: Database, changes: Sequence[Change]) -> list[Answer | Exception]:
-    """Make changes, each unless its path has kept an answer under its key, and return the answers.
+    """Make changes, except those with an answer kept under their path and key; return all answers.
 
-    The rule of a `runtime.storage.writer`: an answer is kept in the transaction of the effect that
-    it reports, so there is never one without the other; what is refused keeps nothing. Of two with
-    one key, the second waits for the outcome of the first.
+    It is a rule for a `runtime.storage.writer`. The transaction of an effect keeps its answer, too,
+    so there is never one without the other; a refusal keeps nothing. Of two changes with one key,
+    the second waits for the outcome of the first.
     """
     outcomes: dict[int, Answer | Exception] = {}
     while waiting := [number for number in range(len(changes)) if number not in outcomes]:
@@ -91,7 +91,7 @@ def once(database: Database, changes: Sequence[Change]) -> list[Answer | Excepti
 
 
 def _kept(database: Database, keys: list[Key]) -> dict[Key | None, Answer | Exception]:
-    """What was answered under these keys, as far as something was."""
+    """The answers kept under these keys."""
     if not keys:
         return {}
     paths, known = {key.path for key in keys}, {name for key in keys for name in key.known}
@@ -115,7 +115,7 @@ def _again(
 
 
 def _made(database: Database, changes: dict[int, Change]) -> dict[int, Answer | Exception]:
-    """Make changes, each rule those of its own, and keep the answers of those that have a key."""
+    """Make changes, one list for each rule, and keep the answers of those that have a key."""
     outcomes: dict[int, Answer | Exception] = {}
     for rule in {change.rule: None for change in changes.values()}:
         own = {number: change for number, change in changes.items() if change.rule == rule}
@@ -124,14 +124,14 @@ def _made(database: Database, changes: dict[int, Change]) -> dict[int, Answer | 
             outcomes[number] = row if isinstance(row, Exception) else change.answer(row)
     answered = [(change.key, outcomes[number]) for number, change in changes.items()]
     to_keep = [
-        (*key[:2], key.fingerprint, told.status, _packed(told.body), told.location, timestamp())
-        for key, told in answered
-        if key and isinstance(told, Answer)
+        (*key[:2], key.fingerprint, made.status, _packed(made.body), made.location, timestamp())
+        for key, made in answered
+        if key and isinstance(made, Answer)
     ]
     database.run_rows(KEEP, to_keep)
     return outcomes
 
 
 def _packed(body: bytes) -> bytes:
-    """The answer as it is kept: a long one is an order of many lines, which are much alike."""
+    """The body as it is kept; a long one has many similar lines, and is compressed."""
     return zlib.compress(body, level=1) if len(body) > PACKED_FROM_BYTES else body

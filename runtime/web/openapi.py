@@ -1,4 +1,4 @@
-"""The OpenAPI document of a service: spectree's, and what spectree does not know."""
+"""The OpenAPI document of a service: spectree's, with additions that spectree cannot know."""
 
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ TEXT = {"type": "string"}
 KEY_PARAMETER = {
     "name": HEADER,
     "in": "header",
-    "description": "Sent again with this key and the same body, it gets the first answer again.",
+    "description": "The same request with the same key gets the first answer again.",
     "schema": {"type": "string", "pattern": f"^(?:{KEY.pattern})$"},
 }
 KNOWN_PARAMETER = {
@@ -38,7 +38,7 @@ def tag(name: str, about: str) -> Tag:
     return Tag(name, about)
 
 
-HEALTH = tag("health", "How the process is: for supervisors and Prometheus.")
+HEALTH = tag("health", "The state of the process, for supervisors and Prometheus.")
 
 
 def like(**example: Any) -> ConfigDict:
@@ -47,7 +47,7 @@ def like(**example: Any) -> ConfigDict:
 
 
 class Alive(BaseModel):
-    """That the process serves."""
+    """The process serves."""
 
     model_config = like(status="alive")
 
@@ -55,7 +55,7 @@ class Alive(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether it can do its work, and what waits; without its database it tells less."""
+    """Whether it can do its work, and what waits; without its database it knows less."""
 
     model_config = like(
         status="ready",
@@ -80,7 +80,7 @@ PROBE_MODELS: dict[str, type[BaseModel]] = {"/livez": Alive, "/readyz": Readines
 
 
 class Answers(Response):
-    """spectree's answers, documented under the media types that they have: text without a model."""
+    """spectree's answers, documented under their media types; those without a model are text."""
 
     def generate_spec(self, *arguments: Any, **named: Any) -> dict[str, Any]:
         """The answers by status."""
@@ -160,7 +160,7 @@ def _complete(method: str, operation: dict[str, Any]) -> None:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a query parameter that may be left out: it has no null."""
+    """The schema of an optional query parameter, without null."""
     (kind,) = (each for each in schema.get("anyOf", [schema]) if each != {"type": "null"})
     return {name: value for name, value in kind.items() if name not in ("description", "title")}
 

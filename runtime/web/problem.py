@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): the one form of every error that is answered over HTTP."""
+"""Problem documents (RFC 9457): the form of every error over HTTP."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -15,7 +15,7 @@ CONTENT_TYPE = "application/problem+json"
 MAX_BODY_BYTES = 1024 * 1024
 TITLES = {422: "Unprocessable Content"}  # RFC 9110, 15.5.21; falcon has the older name
 ADVICE = {
-    404: "There is nothing at this path: see /docs for those that there are.",
+    404: "There is nothing at this path: /docs lists all paths.",
     405: "This path does not take this method: the Allow header names those that it takes.",
     413: f"A body has at most {MAX_BODY_BYTES} bytes.",
     415: "Send Content-Type: application/json.",
@@ -49,7 +49,7 @@ def title(status: int) -> str:
 def document(
     status: int, detail: str | None, path: str, errors: Sequence[FieldError] = ()
 ) -> bytes:
-    """Write the document of an error that happened at a path."""
+    """Write the document of an error at a path."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": title(status),

@@ -1,4 +1,4 @@
-"""Requests checked and objects answered: pydantic models in, JSON out, documented by spectree."""
+"""Checks requests and answers with objects: pydantic in, JSON out, documented by spectree."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -24,7 +24,7 @@ from runtime.web.shell import etag_of, send
 
 
 class _Checker(FalconPlugin):
-    """spectree's documents, with bodies parsed by pydantic and wrong ones refused our way.
+    """spectree's documents, with bodies that pydantic parses and our refusals.
 
     spectree's own check reads an empty body as ``{}`` and fails on some hostile JSON.
     """
@@ -43,12 +43,12 @@ class _Checker(FalconPlugin):
         if json:
             body = _read_json(req)
             params["json"] = _check(json, body)
-        if "HTTP_200" in rest[3].codes:  # the documented answers: these are without a model
+        if "HTTP_200" in rest[3].codes:  # the documented answer has no model: it is text
             resp.content_type = falcon.MEDIA_TEXT
         make(req, resp, func(resource, req, resp, **params), body)
 
     def bypass(self, func: Callable[..., None], method: str) -> bool:
-        """Whether the document leaves it out: HEAD, which is GET's, and what falcon answers."""
+        """Whether the document leaves a method out: HEAD is like GET, and falcon answers others."""
         return method == "HEAD" or not hasattr(func, "__self__")
 
 
@@ -58,7 +58,7 @@ def documented(title: str) -> SpecTree:
         backend=_Checker,
         mode="strict",
         title=title,
-        description=f"What the {title.lower()} service takes and answers over HTTP.",
+        description=f"The HTTP interface of the {title.lower()} service.",
         version=VERSION,
         servers=[Server(url="/")],
         validation_error_model=Problem,

@@ -1,4 +1,4 @@
-"""Serving HTTP with waitress, and stopping without breaking off a request in flight."""
+"""Serves HTTP with waitress, and stops without cutting off a request in flight."""
 
 import resource
 import socket
@@ -21,23 +21,23 @@ from runtime.web.connection import LARGE_BODY_BYTES, MAX_HEADER_BYTES, SEND_BYTE
 
 log = structlog.get_logger(__name__)
 
-# Threads for what does not wait for the writer: fewer disturb each other less.
+# Threads for requests that do not wait for the writer; more would only get in each other's way.
 LANES = {"/livez": 1, "/readyz": 2, "GET": 4}
 CONNECTIONS = 1000
 OTHER_DESCRIPTORS = 200  # of databases, by thread, and of sockets
-MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # what is read in order to answer 413 in peace
+MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # read before the 413, so that the client can receive it
 ACCEPTED_AT_ONCE = 100
 EVICTED_AT_ONCE = 10
 LEAST_STAY_S = 1.0  # before a connection that waits for its client has to make room
 LOOK_INTERVAL_S = 1.0
 WARN_INTERVAL_S = 60
 LOOP_INTERVAL_S = 0.2  # how late a stop may be noticed
-IDLE_GRACE_S = 0.5  # at the end: what a proxy is just sending arrives
+IDLE_GRACE_S = 0.5  # at the end, for requests that a proxy is just sending
 DRAIN_TIMEOUT_S = 2.0
 
 
 def allow_descriptors(wanted: int) -> int:
-    """Raise this process's limit of open files, if it may; return what it is then.
+    """Raise this process's limit of open files, if it may, and return the limit.
 
     Idle connections that use them up would leave none for the database.
     """
@@ -56,7 +56,7 @@ def _dispatcher(threads: int) -> ThreadedTaskDispatcher:
 
 
 class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no type hints
-    """waitress's server, which accepts all that knock and makes room for them."""
+    """waitress's server, which accepts every connection and makes room for it."""
 
     channel_class = Channel
     is_ending = False
@@ -87,7 +87,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no type hint
         self.connections = connections
 
     def turn(self, timeout_s: float) -> None:
-        """Do what there is to do, or wait for it."""
+        """Run the loop once: serve what is ready, or wait for it."""
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + LOOK_INTERVAL_S
@@ -113,7 +113,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no type hint
         return self.accepting and not self._is_full
 
     def handle_accept(self) -> None:
-        """Accept all that wait; one in a turn of the loop would be a queue with many clients."""
+        """Accept all waiting connections; waitress accepts one in each turn of its loop."""
         places = self.connections - len(self.active_channels)
         self._is_full = places <= 0
         for _ in range(min(ACCEPTED_AT_ONCE, places)):
@@ -123,7 +123,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no type hint
                 break
 
     def _make_room(self, now: float) -> None:
-        """Close those that have waited for their clients the longest."""
+        """Close the connections that have waited for their clients the longest."""
         if now >= self._warn_at:
             self._warn_at = now + WARN_INTERVAL_S
             log.warning("all connections are taken: idle and slow ones are closed")
@@ -138,7 +138,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no type hint
         self._is_full = len(self.active_channels) >= self.connections
 
     def add_task(self, channel: Channel) -> None:
-        """Serve the next request of a connection, as soon as the answer before is gone."""
+        """Serve a connection's next request, once the previous answer has been sent."""
         if channel.is_drained():
             channel.queued_at = time.monotonic()
             self._lane(channel.requests[0]).add_task(channel)
@@ -153,7 +153,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no type hint
         return self.task_dispatcher
 
     def end(self) -> None:
-        """Listen no more, finish what has begun, and close all."""
+        """Stop listening, finish what has begun, and close everything."""
         self.is_ending = True
         for _ in range(self.connections // ACCEPTED_AT_ONCE + 1):
             self.turn(0)  # accept and read what has arrived already
@@ -173,7 +173,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no type hint
 class HttpServer(threading.Thread):
     """A waitress server that listens at once and answers when it is started.
 
-    Raises `StartError`, naming the setting, if the port cannot be had.
+    Raises `StartError`, naming the setting, if it cannot have the port.
     """
 
     def __init__(self, app: WSGIApplication, host: str, port: int, setting: str) -> None:
@@ -187,7 +187,9 @@ class HttpServer(threading.Thread):
             raise StartError(
                 f"cannot listen on {authority(host, port)}: {error.strerror}; set {setting} or HOST"
             ) from None
-        others = OTHER_DESCRIPTORS + listener.fileno()  # those below are open, maybe inherited
+        others = (
+            OTHER_DESCRIPTORS + listener.fileno()
+        )  # those with lower numbers are open, some of them inherited
         allowed = allow_descriptors(CONNECTIONS + others)
         self._server = _Server(app, listener, max(16, min(CONNECTIONS, allowed - others)))
 

@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-PROBES = {  # they answer without a database, too: what, in which form, with which statuses
-    "/livez": ("Tell whether the process serves.", falcon.MEDIA_JSON, [200]),
-    "/readyz": ("Tell whether it can do its work, and what waits.", falcon.MEDIA_JSON, [200, 503]),
-    "/metrics": ("Tell Prometheus how things are.", falcon.MEDIA_TEXT, [200]),
+PROBES = {  # they answer without a database, too: summary, media type and statuses
+    "/livez": ("Report whether the process serves.", falcon.MEDIA_JSON, [200]),
+    "/readyz": ("Report readiness, and what waits.", falcon.MEDIA_JSON, [200, 503]),
+    "/metrics": ("Serve metrics to Prometheus.", falcon.MEDIA_TEXT, [200]),
 }
 POLICY = "Content-Security-Policy"  # W3C CSP 3
 NOT_FRAMED = "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
@@ -56,14 +56,14 @@ DOCS_POLICY = (  # Swagger UI styles its elements one by one, and its icons are 
     f"default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; {NOT_FRAMED}"
 )
 METHODS = {"GET", "HEAD", "POST", "PUT"}  # others are counted together
-SHARED = ROOT / "runtime" / "web" / "static"  # what the pages have in common
+SHARED = ROOT / "runtime" / "web" / "static"  # the files that all pages share
 SWAGGER = {"/docs/swagger-ui.js": "swagger_bundle.js", "/docs/swagger-ui.css": "swagger_style.css"}
 REFERENCE = re.compile(rb"/(?:shared|static)/[\w.-]+")  # from one file of a page to another
 App = falcon.App[falcon.Request, falcon.Response]
 
 
 class Probed(Protocol):
-    """What tells how a process is: a service, or the journal."""
+    """What reports the state of a process: a service, or the journal."""
 
     def status(self) -> dict[str, Any]:
         """What ``/readyz`` adds; with a ``problem`` if it cannot go on."""
@@ -73,9 +73,9 @@ class Probed(Protocol):
 
 
 def probe_app(database: Database | None, probed: Probed) -> App:
-    """Make an app with health and metrics, and with our errors, and nothing else.
+    """Make an app with health, metrics and our errors, and nothing else.
 
-    The ``database``, if the app has one of its own, is opened by the first request.
+    The first request opens the ``database``, if the app has one of its own.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]  # once more is harmless
     metrics, readiness = CollectorRegistry(), _Readiness(database, probed)
@@ -104,7 +104,7 @@ def http_app(
 ) -> App:
     """Make a service's app, with everything but its own routes.
 
-    ``static`` is the folder of its page; ``/shared`` has what all pages have in common, and the
+    ``static`` is the folder of its page; ``/shared`` has the files that all pages share, and the
     ``facts`` that their scripts import.
     """
     app = probe_app(database, probed)
@@ -136,9 +136,9 @@ def _read_files(folders: dict[str, Path]) -> dict[str, bytes]:
 
 
 def _linked(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Files in which a reference to one of them carries a hash of its content.
+    """The files, with a hash of its content in each reference to one of them.
 
-    So a new page never runs an old script, whatever a browser has kept.
+    So a new page never runs an old script that a browser has kept.
     """
 
     def linked(path: str) -> bytes:
@@ -151,7 +151,7 @@ def _linked(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def etag_of(content: bytes) -> str:
-    """The entity tag of what an answer says."""
+    """The entity tag of an answer's content."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 
@@ -162,10 +162,10 @@ def send(
     make: Callable[[], bytes],
     private: bool = False,
 ) -> None:
-    """Answer what may be kept, but has to be asked for each time.
+    """Answer with content that caches may keep, but must revalidate each time.
 
-    A client that has it already gets 304, and it is not made. A ``private`` answer is one user's,
-    which no shared cache may keep (RFC 9111, 5.2.2.7).
+    A client that has it already gets 304, and ``make`` is not called. A ``private`` answer is one
+    user's, which no shared cache may keep (RFC 9111, 5.2.2.7).
     """
     resp.set_header("Cache-Control", "private, no-cache" if private else "no-cache")
     resp.etag = etag
@@ -187,7 +187,7 @@ class _Router(CompiledRouter):
 
 
 class _EachRequest:
-    """What happens around every request: the database is there, and log lines carry its id."""
+    """Surrounds every request: opens the database, puts its id on log lines, and measures it."""
 
     def __init__(self, database: Database | None, metrics: CollectorRegistry) -> None:
         self._database = database
@@ -205,7 +205,7 @@ class _EachRequest:
         req.context.request_id = request_id
         resp.set_header("X-Request-ID", request_id)
         resp.set_header("X-Content-Type-Options", "nosniff")
-        resp.set_header("Cache-Control", "no-store")  # unless it says what may be kept
+        resp.set_header("Cache-Control", "no-store")  # unless the answer says otherwise
         resp.set_header(POLICY, PAGE_POLICY)
         req.context.started = time.perf_counter()
         req.context.database = self._database
@@ -246,7 +246,7 @@ def _problem(
 ) -> None:
     resp.status = f"{status} {problem.title(status)}"
     resp.set_header("Cache-Control", "no-store")
-    for name in ("ETag", "Link", "Location"):  # of an answer that did not come about
+    for name in ("ETag", "Link", "Location"):  # of the answer that failed
         resp.delete_header(name)
     resp.content_type = problem.CONTENT_TYPE
     resp.data = problem.document(status, detail, req.path, errors)
@@ -275,7 +275,7 @@ def _any_error(
 
 
 class _Document:
-    """A resource that seldom changes, if ever; it is made when it is asked for, and not kept."""
+    """A resource that seldom changes; each request makes it, and nothing keeps it."""
 
     def __init__(
         self, content_type: str, make: Callable[[], bytes], policy: str = PAGE_POLICY
@@ -292,7 +292,7 @@ class _Document:
 
 
 class _Report:
-    """A resource that is written anew each time."""
+    """A resource with new content each time."""
 
     def __init__(self, content_type: str, write: Callable[[], bytes]) -> None:
         self._content_type = content_type

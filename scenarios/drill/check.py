@@ -1,4 +1,4 @@
-"""The check: what clients were told, compared with what is in the four databases.
+"""The check: the answers that clients got, compared with what is in the four databases.
 
 The verdicts are those of Jepsen's set checker, by the ids of requests, which events carry on.
 """
@@ -100,7 +100,7 @@ def _count(db: sqlite3.Connection, bodies: str) -> Counter[str]:
     return Counter(str(request_id) for (request_id,) in db.execute(query))
 
 
-# For each payment the event that asked for it, or, where none did, the one that tells of it.
+# For each payment the event that asked for it, or, where none did, the one that announces it.
 PAYMENT_ROWS = """
     WITH placed AS MATERIALIZED (
              SELECT body, json_extract(CAST(body AS TEXT), '$.data.order_id') AS order_id
@@ -116,7 +116,7 @@ PAYMENT_ROWS = """
 
 # Nothing is pruned in a drill.
 APPLIED = {
-    f"everything told of {stream} was applied by {READERS[stream]}": f"""
+    f"every event of {stream} was applied by {READERS[stream]}": f"""
         SELECT sequence, '{WRONG}' FROM {writer}.outbox WHERE sequence NOT IN (
             SELECT sequence FROM {READERS[stream]}.inbox WHERE stream = '{stream}')"""
     for stream, writer in WRITERS.items()
@@ -134,7 +134,7 @@ def _complaint(rule: str, culprits: Sequence[object]) -> str:
     return f"{rule}: not so {len(culprits):,} times, first with {culprits[0]}"
 
 
-# What an answer tells that never changes, and where it is to be found.
+# The members of an answer that never change, and the columns where they are stored.
 ANSWERED = {
     "items": (("id", "name", "price"), "SELECT id, name, price FROM inventory.item"),
     "orders": (

@@ -34,14 +34,14 @@ DRAIN_TIMEOUT_S = 60.0
 SNAPSHOT_TIMEOUT_S = 600.0  # a hundred thousand orders take half a minute
 CALM_S = 1.0  # twice as long as a reader may take to hear of the newest event
 
-Wait = Callable[[float], bool]  # for so many seconds, or until a signal, which it tells
+Wait = Callable[[float], bool]  # for so many seconds, or until a signal; returns whether one came
 
 
 def drill(faults: int | None, minutes: float | None, seed: int | None, scale: bool) -> int:
     """Play a drill of so many faults or minutes, print its report, and give the exit code.
 
     With ``scale``, or where the environment names servers, it is one of copies on servers of its
-    own. The first signal ends it early, and all is checked and told; the second ends it at once.
+    own. The first signal ends it early, with check and report; the second ends it at once.
     """
     faults = DEFAULT_FAULTS if faults is minutes is None else faults
     seed = random.SystemRandom().randrange(MAX_SEED) if seed is None else seed
@@ -213,14 +213,14 @@ class Drain:
             if not is_at_rest(state)
         ]
         for service in SERVICES:
-            told = [self._states.get(name, {}) for name in self._system.copies(service)]
-            if (leading := sum("standby" not in state for state in told)) != 1:
+            states = [self._states.get(name, {}) for name in self._system.copies(service)]
+            if (leading := sum("standby" not in state for state in states)) != 1:
                 found.append(f"{service} has {leading} copies that lead")
         return found
 
 
 def is_at_rest(state: dict[str, Any]) -> bool:
-    """Whether a copy is ready and, if it leads, has nothing to do, as its ``/readyz`` tells."""
+    """Whether a copy is ready and, if it leads, has nothing to do, by its ``/readyz``."""
     waiting = [
         state.get("outbox_waiting"),
         state.get("dead"),

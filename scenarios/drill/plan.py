@@ -19,7 +19,7 @@ class Fault(NamedTuple):
 
 
 def plan(seed: int, units: Sequence[str] = NAMES) -> Iterator[Fault]:
-    """Faults without end; the same seed gives the same units the same ones."""
+    """Faults without end; from the same seed, the same units get the same faults."""
     dice = random.Random(seed)
     while True:
         several = dice.random() < SEVERAL

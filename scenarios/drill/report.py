@@ -37,7 +37,7 @@ def all_complaints(story: Story, findings: Findings) -> list[str]:
 
 
 def report(story: Story, findings: Findings) -> str:
-    """Tell everything."""
+    """Print the report."""
     parts = [_headline(story), _verdicts(findings.verdicts), _processes(story)]
     parts += [_end(story, findings), _judgement(story, findings)]
     return "\n\n".join(parts)

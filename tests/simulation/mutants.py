@@ -171,7 +171,7 @@ MUTANTS = [
     Mutant(
         "a writer knows its own event by the digest in the ack",
         f"{PUBLISHER}.handle_ack",
-        "or self._is_another(place, told)",
+        "or self._is_another(place, acked_digest)",
         "",
         ("fork",),
         covered_by="the journal refuses an event that follows another than the one it holds",

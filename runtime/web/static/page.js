@@ -89,7 +89,7 @@ async function turn(look) {
   }
 }
 
-// Looks at everything that is watched, over and over, and tells how the service is: staff see its
+// Fetches everything that is watched, over and over, and shows how the service is: staff see its
 // state, where the page has a place for that, and everybody sees when it does not answer.
 export async function start(service) {
   document.querySelector("#banner").textContent =
@@ -113,7 +113,7 @@ async function showState() {
   });
   const state = await answer.json();
   const behind = Object.entries(state.inbox_behind ?? {});
-  const told = [
+  const states = [
     ["This service", state.status === "ready" ? "works" : "cannot work now", state.status !== "ready"],
     ["Connection to the others", state.broker, state.broker === "down"],
     ["News not sent yet", state.outbox_waiting, state.outbox_waiting > 0],
@@ -124,7 +124,7 @@ async function showState() {
     ]),
     ["News that failed", state.dead, state.dead > 0],
   ];
-  const shown = told
+  const shown = states
     .filter(([, value]) => value !== undefined)
     .map(([term, value, warns]) =>
       make("div", { className: warns ? "warn" : "" }, [make("dt", {}, term), make("dd", {}, value)]),
@@ -278,17 +278,17 @@ export function note(element, text, bad = false) {
   element.hidden = !text;
 }
 
-// Lets a form do something when it is sent, once at a time, and tells what came of it.
+// Runs an action when a form is sent, once at a time, and shows its outcome.
 export function onSubmit(form, action) {
-  const told = form.querySelector(".note");
+  const notice = form.querySelector(".note");
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (form.dataset.busy) return;
     form.dataset.busy = "yes";
     try {
-      note(told, (await action()) ?? "");
+      note(notice, (await action()) ?? "");
     } catch (error) {
-      note(told, explain(error), true);
+      note(notice, explain(error), true);
     } finally {
       delete form.dataset.busy;
     }
