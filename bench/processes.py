@@ -1,23 +1,22 @@
 """Processes: started in groups of their own, written to files, and none left behind."""
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
 from runtime import ROOT
+from runtime.process.children import listens
 from runtime.process.errors import ShopError
+from scenarios.servers import HOST
+from scenarios.system import free_ports
 
-HOST = "127.0.0.1"
-PORTS = range(10_000, 16_000)  # below those that systems give to outgoing connections
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.005
 
@@ -33,20 +32,6 @@ class LeftOut(ShopError):
     """A contestant cannot take part here; its text is the reason."""
 
 
-def free_ports() -> Iterator[int]:
-    """Ports that nobody listens on now."""
-    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-        if _is_free(port):
-            yield port
-
-
-def _is_free(port: int) -> bool:
-    with suppress(OSError):
-        socket.create_server((HOST, port)).close()
-        return True
-    return False
-
-
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
     """Wait until a condition is true; `Failed` if that takes too long."""
     deadline = time.monotonic() + timeout_s
@@ -54,14 +39,6 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60
         if time.monotonic() >= deadline:
             raise Failed(f"{what}: not within {timeout_s:.0f} s")
         time.sleep(POLL_S)
-
-
-def listens(port: int) -> bool:
-    """Whether somebody listens on a port."""
-    with suppress(OSError):
-        socket.create_connection((HOST, port), timeout=1).close()
-        return True
-    return False
 
 
 class Process:
@@ -94,8 +71,8 @@ class Process:
         """Raise `Failed`, with the last line that it wrote, if it has ended with an error."""
         if self._popen.poll():
             lines = self._err.read_text(errors="replace").splitlines()
-            told = lines[-1] if lines else f"exit code {self._popen.returncode}"
-            raise Failed(f"{self.name} has ended: {told}")
+            why = lines[-1] if lines else f"exit code {self._popen.returncode}"
+            raise Failed(f"{self.name} has ended: {why}")
 
     def wait_until(self, condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
         """Wait until a condition is true; `Failed` if the process ends with an error instead."""
@@ -155,7 +132,7 @@ class Processes:
         port = next(free_ports())
         module = f"bench.contestants.{contestant}"
         process = self.python(contestant, module, settings={"PORT": str(port), **settings})
-        process.wait_until(lambda: listens(port), "listens")
+        process.wait_until(lambda: listens(HOST, port), "listens")
         return f"http://{HOST}:{port}", process
 
     def stop(self, *processes: Process) -> None:

@@ -10,29 +10,17 @@ from typing import Any
 from pydantic_core import from_json
 
 from bench.load import Request, ask
-from bench.processes import HOST, Failed, Process, Processes, free_ports
-from runtime.process.settings import Settings
-
-NAMES = ("broker", "inventory", "shop", "payment")
+from bench.processes import Failed, Process, Processes
+from scenarios.servers import HOST
+from scenarios.system import free_settings
 
 
 class System:
     """The processes have their default settings, apart from folder and ports."""
 
     def __init__(self, processes: Processes, folder: Path) -> None:
-        ports = free_ports()
-        self.settings = Settings.model_validate(
-            {
-                "DATA_DIR": folder,
-                "HOST": HOST,
-                "BROKER_HTTP_PORT": next(ports),
-                "INVENTORY_PORT": next(ports),
-                "SHOP_PORT": next(ports),
-                "PAYMENT_PORT": next(ports),
-                "BROKER_PUBLISH_URL": f"tcp://{HOST}:{next(ports)}",
-                "BROKER_SUBSCRIBE_URL": f"tcp://{HOST}:{next(ports)}",
-            }
-        )
+        own = {"data_dir": folder, "log_level": "info"}
+        self.settings = free_settings(folder).model_copy(update=own)
         self.running: dict[str, Process] = {}
         self._processes = processes
 

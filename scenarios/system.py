@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json, to_json
 
 from runtime.process.children import Child
-from runtime.process.settings import Settings
+from runtime.process.settings import Settings, from_environment
 from scenarios.servers import HOST, STOP_TIMEOUT_S, NatsServer, PostgresServer, Unit
 
 NAMES = ("broker", "inventory", "shop", "payment")
@@ -227,7 +227,7 @@ def free_settings(folder: Path, ports: Iterator[int] | None = None) -> Settings:
         "BROKER_SUBSCRIBE_URL": subscribe,
         "LOG_LEVEL": os.environ.get("LOG_LEVEL", "warning"),
     }
-    return Settings(**chosen).model_copy(update=ON_FILES)
+    return from_environment(**chosen).model_copy(update=ON_FILES)
 
 
 def on_servers(folder: Path) -> System:

@@ -17,7 +17,7 @@ from bench.figures import FIGURES
 from bench.filling import ITEMS_BOUGHT, Rows, fill_all, fill_journal, fill_shop
 from bench.findings import Finding, Goal, Result, Results, Run, Series
 from bench.load import Load, Request
-from bench.processes import Failed, Processes, free_ports
+from bench.processes import Failed, Processes
 from bench.report import keep, number, table
 from bench.sales import Till
 from bench.system import row
@@ -25,6 +25,7 @@ from bench.turns import Contestant, Effort, gather, need, take_turns
 from messaging.event import Event
 from messaging.transports.wire import START, Place
 from runtime import ROOT
+from scenarios.system import free_ports
 
 AT_LEAST, AT_MOST = Goal(kind="at least", limit=0.5), Goal(kind="at most", limit=3)
 RUN = Run(

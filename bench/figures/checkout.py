@@ -9,8 +9,9 @@ from bench.findings import Finding, Goal
 from bench.load import CONNECTIONS, JSON, Request, drive
 from bench.processes import Process, Processes
 from bench.sales import BODY, Till
-from bench.system import NAMES, System
+from bench.system import System
 from bench.turns import FLUSHED, Contestant, Effort, gather, need, take_turns
+from scenarios.system import NAMES
 
 ITEMS = 100
 

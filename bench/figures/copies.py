@@ -12,13 +12,14 @@ from bench.figures.events import Clients
 from bench.filling import fill_shop, shop_packages
 from bench.findings import Finding
 from bench.load import CONNECTIONS, drive
-from bench.processes import HOST, Failed, LeftOut, Processes, free_ports, wait_until
+from bench.processes import Failed, LeftOut, Processes, wait_until
 from bench.sales import checkout
 from bench.system import System
 from bench.turns import FLUSHED, Contestant, Effort, take_turns
 from runtime.storage.database import Database, SqliteFile, server
 from runtime.storage.migrate_to import copy
-from scenarios.servers import NatsServer, PostgresServer, missing
+from scenarios.servers import HOST, NatsServer, PostgresServer, missing
+from scenarios.system import free_ports
 
 ITEMS = 100
 COPIES = (4, 2, 1)

@@ -9,18 +9,12 @@ from itertools import count
 from pathlib import Path
 
 from bench.findings import Finding, Goal
-from bench.processes import (
-    HOST,
-    NO_SETTINGS,
-    LeftOut,
-    Process,
-    Processes,
-    Settings,
-    free_ports,
-    listens,
-)
+from bench.processes import NO_SETTINGS, LeftOut, Process, Processes, Settings
 from bench.system import System
 from bench.turns import Contestant, Effort, gather, need, take_turns
+from runtime.process.children import listens
+from scenarios.servers import HOST
+from scenarios.system import free_ports
 
 TIMEOUT_S = 300.0
 RABBITMQ_PORT = 5672
@@ -129,7 +123,7 @@ def _nats(
     config.write_text(f'jetstream {{ store_dir: "{folder}"\n{setting} }}\n')
     command = [server, "--addr", HOST, "--port", str(port), "--config", str(config)]
     process = processes.start(folder.name, *command)
-    process.wait_until(lambda: listens(port), "listens")
+    process.wait_until(lambda: listens(HOST, port), "listens")
     label = f"{name} ({major}.{minor})"
     return Contestant(label, connect("nats_events", f"nats://{HOST}:{port}"), durability)
 
@@ -155,14 +149,14 @@ def _redis(processes: Processes, connect: Connect, name: str) -> Contestant:
     }
     arguments = [word for option in options.items() for word in option]
     process = processes.start("redis", server, *arguments)
-    process.wait_until(lambda: listens(port), "listens")
+    process.wait_until(lambda: listens(HOST, port), "listens")
     clients = connect("redis_events", f"redis://{HOST}:{port}")
     return Contestant(name, clients, "flushed before each answer")
 
 
 def _rabbitmq(connect: Connect, name: str) -> Contestant:
     need("pika")
-    if not listens(RABBITMQ_PORT):
+    if not listens(HOST, RABBITMQ_PORT):
         raise LeftOut(f"no RabbitMQ listens on port {RABBITMQ_PORT}")
     clients = connect("rabbitmq_events", f"amqp://guest:guest@{HOST}:{RABBITMQ_PORT}")
     return Contestant(name, clients, "flushed before each confirm")

@@ -8,8 +8,9 @@ import psutil
 from bench.findings import Finding, Goal, Series
 from bench.load import Request, ask
 from bench.processes import Processes, wait_until
-from bench.system import NAMES, System
+from bench.system import System
 from bench.turns import Contestant, Effort, take_turns
+from scenarios.system import NAMES
 
 MIB = 1024 * 1024
 READY_S = 2.0

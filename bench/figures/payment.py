@@ -13,10 +13,12 @@ from bench.contestants.bare_hops import BACK, THERE
 from bench.filling import fill_shop
 from bench.findings import Finding, Goal, Series
 from bench.load import ask
-from bench.processes import HOST, Failed, Processes, free_ports
+from bench.processes import Failed, Processes
 from bench.sales import checkout
-from bench.system import NAMES, System
+from bench.system import System
 from bench.turns import FLUSHED, Contestant, Effort, take_turns
+from scenarios.servers import HOST
+from scenarios.system import NAMES, free_ports
 
 ITEMS = 100
 IDLE_S = 0.02  # before each order

@@ -16,9 +16,10 @@ from bench.filling import fill_journal, fill_shop, make
 from bench.findings import Finding, Goal
 from bench.processes import Failed, Processes
 from bench.sales import Till
-from bench.system import NAMES, System, row
+from bench.system import System, row
 from bench.turns import FLUSHED, Contestant, Effort, take_turns
 from runtime.process.clock import timestamp
+from scenarios.system import NAMES
 
 ITEMS = 100
 BATCH = 256  # as many as a reader applies in one transaction

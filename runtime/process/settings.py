@@ -1,5 +1,6 @@
 """The settings: environment variables with exactly these names; no other module reads them."""
 
+import os
 import re
 from contextlib import suppress
 from ipaddress import ip_address
@@ -9,13 +10,14 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     FilePath,
     ValidationError,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runtime.process.output import complain
 
@@ -101,11 +103,11 @@ Currency = Annotated[Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None, Unset]
 File = Annotated[FilePath | None, Unset]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Every setting with its default; the variable's name is the field's in capitals."""
 
-    model_config = SettingsConfigDict(
-        alias_generator=str.upper, case_sensitive=True, frozen=True, validate_default=True
+    model_config = ConfigDict(
+        alias_generator=str.upper, extra="forbid", frozen=True, validate_default=True
     )
 
     data_dir: Folder = Path("data")
@@ -168,10 +170,16 @@ class Settings(BaseSettings):
         return self.data_dir / "keys" if self.broker_curve == "on" else None
 
 
+def from_environment(**chosen: Any) -> Settings:
+    """The environment's settings, except ``chosen`` ones; `ValidationError` if one is wrong."""
+    known = os.environ.keys() & {name.upper() for name in Settings.model_fields}
+    return Settings(**{name: os.environ[name] for name in known} | chosen)
+
+
 def load_settings() -> Settings:
     """Read the environment; a wrong value is one line that names its variable, and exit code 2."""
     try:
-        return Settings()
+        return from_environment()
     except ValidationError as error:
         wrong = [
             f"{problem['loc'][0]}={without_password(repr(problem['input']))}: {problem['msg']}"
