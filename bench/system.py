@@ -11,6 +11,7 @@ from pydantic_core import from_json
 
 from bench.load import Request, ask
 from bench.processes import Failed, Process, Processes
+from runtime import ROOT
 from scenarios.servers import HOST
 from scenarios.system import free_settings
 
@@ -32,8 +33,8 @@ class System:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The settings as environment variables."""
-        return self.settings.environment()
+        """The settings as environment variables, and no driver that only servers need."""
+        return {**self.settings.environment(), "PYTHONPATH": str(ROOT / "bench" / "absent")}
 
     def spawn(self, *names: str) -> None:
         """Start processes, and do not wait for them."""
