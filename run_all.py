@@ -16,8 +16,8 @@ NAMES = ("broker", "inventory", "shop", "payment")
 EXAMPLES = """\
 %(prog)s
 %(prog)s --without payment
-%(prog)s --demo                        a stocked shop, and what it promises
-%(prog)s --audit                       is what is in DATA_DIR right?
+%(prog)s --demo                        a stocked shop that survives crashes
+%(prog)s --audit                       are the databases in DATA_DIR right?
 %(prog)s --drill --faults 1000         takes half an hour
 %(prog)s --drill --minutes 5 --seed 42
 %(prog)s --drill --scale               two copies of each, on PostgreSQL and NATS"""
@@ -40,7 +40,7 @@ def names(text: str) -> list[str]:
     """Parse a comma-separated list of processes."""
     chosen = text.split(",")
     if unknown := set(chosen) - set(NAMES):
-        raise argparse.ArgumentTypeError(f"{unknown.pop()!r} is none of {', '.join(NAMES)}")
+        raise argparse.ArgumentTypeError(f"{unknown.pop()!r} is not one of {', '.join(NAMES)}")
     return chosen
 
 
@@ -48,16 +48,16 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Read the command line; options that do not go together are refused."""
     parser = command_line(__doc__, EXAMPLES)
     add, length = parser.add_argument, parser.add_mutually_exclusive_group()
-    add("--only", type=names, metavar="shop,broker", help="start these alone")
+    add("--only", type=names, metavar="shop,broker", help="start only these")
     add("--without", type=names, metavar="payment", help="start all but these")
-    add("--abort-on-exit", action="store_true", help="end with an error when one of them ends")
-    add("--demo", action="store_true", help="play with a shop of its own, and leave it to you")
+    add("--abort-on-exit", action="store_true", help="when one process ends, stop all; exit code 1")
+    add("--demo", action="store_true", help="demonstrate a new shop, and leave it running")
     add("--exit", action="store_true", help="end when the demo is over")
-    add("--audit", action="store_true", help="check the databases, also while the shop sells")
-    add("--drill", action="store_true", help="kill a shop of its own at random, and check it")
+    add("--audit", action="store_true", help="check the databases, even of a running shop")
+    add("--drill", action="store_true", help="kill parts of a new shop at random, and check it")
     length.add_argument("--faults", type=number(int, 1), metavar="N", help="default: 20")
-    length.add_argument("--minutes", type=number(float, 0.1), metavar="M", help="instead")
-    add("--seed", type=number(int, 0), metavar="S", help="the same seed, the same faults")
+    length.add_argument("--minutes", type=number(float, 0.1), metavar="M", help="instead of N")
+    add("--seed", type=number(int, 0), metavar="S", help="the same seed gives the same faults")
     scale_help = "two copies of each service, on PostgreSQL and NATS servers of its own"
     add("--scale", action="store_true", default=None, help=scale_help)
     given = parser.parse_args()
@@ -78,8 +78,8 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     ]
     if misplaced:
         parser.error(
-            f"{misplaced[0]} does not go here: {', '.join(of_drill)} are for --drill, "
-            f"--exit for --demo, {', '.join(of_shop)} for neither"
+            f"{misplaced[0]} is not allowed here: {', '.join(of_drill)} need --drill, "
+            f"--exit needs --demo, and {', '.join(of_shop)} go with neither"
         )
     return parser, given
 
@@ -92,7 +92,7 @@ def supervise(
 ) -> int:
     """Say when all are up, and when one has ended, until a signal comes or none is left.
 
-    Those who belong ``together`` end when one does. Returns the exit code.
+    With ``together``, all end when one does. Returns the exit code.
     """
     announced = False
     while children and not stopped(0.1):

@@ -37,7 +37,7 @@ __all__ = ["Event", "Handlers", "Routes", "Service"]  # what a service needs
 EXAMPLES = """\
 %(prog)s
 DATA_DIR=/srv/parrots LOG_FORMAT=json %(prog)s
-%(prog)s --exchange-only       beside the app under another WSGI server"""
+%(prog)s --exchange-only       for an app under another WSGI server"""
 
 # A path, the resource that answers there, and the suffix of its responders.
 Routes = Mapping[str, tuple[object, str | None]]
@@ -82,7 +82,7 @@ class Service:
         return {}
 
     def inherited(self) -> Handlers | None:
-        """The table by which a new database takes over the events of earlier ones, if it does."""
+        """The handlers by which a new database takes over earlier events, or None."""
         return None
 
     def routes(self) -> Routes:

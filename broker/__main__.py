@@ -26,7 +26,7 @@ BEGIN_EXAMPLES = "%(prog)s orders 18b3f0c2a54d1c0f6e2a9b7c5d3e1f00:4000"
 
 
 def begin_at(stream: str, first: Place) -> None:
-    """Let the journal begin amid a stream, as the log of its writer advises."""
+    """Begin the journal in mid-stream, as the log of the writer advises."""
     settings = load_settings()
     configure_logs("broker", settings)
     journal = Journal(settings.data_dir / "broker.db", Peer(settings, []))
@@ -44,7 +44,7 @@ def begin_at(stream: str, first: Place) -> None:
 def tasks(settings: Settings) -> list[Task]:
     """The threads of the broker, which does not start without its journal."""
     if settings.broker_url:
-        raise StartError("BROKER_URL is set: NATS is the broker, and there is none to start")
+        raise StartError("BROKER_URL is set: NATS is the broker: there is nothing to start")
     if settings.keys:  # it may have to wait for the disk, while nothing is held yet
         key_pair(settings.keys, "broker")
     journal = Journal(settings.data_dir / "broker.db", Peer(settings, [topic(Run), topic(Want)]))
@@ -60,7 +60,7 @@ def tasks(settings: Settings) -> list[Task]:
 if __name__ == "__main__":
     parser = command_line(__doc__, EXAMPLES, "python -m broker")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    about = "let a lost journal begin amid a stream, whose writer has no older events any more"
+    about = "begin a lost journal in the middle of a stream whose writer has no older events"
     begin = add_command(commands, "begin", about, BEGIN_EXAMPLES)
     begin.add_argument("stream", type=stream, metavar="STREAM")
     begin.add_argument("place", type=place, metavar="PLACE", help="of its first event")

@@ -48,7 +48,7 @@ class Forwarder(threading.Thread):
         assert self._keys
         admitted = is_admitted(self._keys, key)
         if not admitted and self._complaints.are_due(public := key.decode(errors="replace")):
-            log.warning("a peer is refused: no *.key of ours has its key", public=public)
+            log.warning("a peer was refused: none of our *.key files has its key", public=public)
         return admitted
 
     def _bind(self, kind: int, setting: str, url: str, max_bytes: int) -> None:

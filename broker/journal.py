@@ -38,8 +38,8 @@ from runtime.storage.database import SqliteFile, is_unreadable
 
 log = structlog.get_logger(__name__)
 
-REPLAY_EVENTS = 256  # in one answer, in messages so small
-REPLAY_RUN_BYTES = 32 * 1024  # that a reader behind a thin line hears that it is coming
+REPLAY_EVENTS = 256  # in one answer
+REPLAY_RUN_BYTES = 32 * 1024  # a message, so that a slow line delivers the first soon
 OUTAGE_RETRY_S = 1.0
 
 APPEND = "INSERT INTO entry (stream, epoch, sequence, body) VALUES {}"
@@ -98,7 +98,7 @@ class Journal(threading.Thread):
         self._damage = self._trouble = None
 
     def begin(self, stream: str, first: Place) -> None:
-        """Let a stream's next event be this one; `StartError` if it has a later one.
+        """Let a stream go on at this place; `StartError` unless it is above the head.
 
         An entry with no body stands for all earlier events, which nobody has any more.
         """
@@ -244,8 +244,8 @@ class Journal(threading.Thread):
     def _complain(self, refuse: Refuse) -> None:
         if self._complaints.are_due(refuse.stream):
             log.error(
-                "another event than the one stored was refused: its writer has an old database, "
-                "or two have copies of one; docs/operations.md says how to go on",
+                "refused an event unlike the one stored: its writer has an old database, "
+                "or two writers have copies of one; docs/operations.md says how to go on",
                 stream=refuse.stream,
                 place=str(refuse.place),
             )
@@ -274,7 +274,7 @@ class Journal(threading.Thread):
     def _answer(self, want: Want) -> None:
         """Send what comes after a place.
 
-        The first event follows that place itself, whatever it is, so that a reader gets on even
+        The first event is sent as following that very place, so that a reader can go on even
         where the end of an older epoch was lost.
         """
         reader, after = want.reader, want.place
@@ -286,5 +286,5 @@ class Journal(threading.Thread):
 
 
 def _follows_another(bodies: list[bytes], held: bytes) -> bool:
-    """Whether the first of these names another event before it than the one with this digest."""
+    """Whether the first of these names a predecessor that does not have this digest."""
     return bool(bodies) and any(held) and previous(bodies[0]) not in (None, held)

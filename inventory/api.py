@@ -60,7 +60,7 @@ class ItemResource:
     def on_get(self, req: Request, resp: Response, query: IdPage) -> None:
         """List all items, by id.
 
-        Whole, or by the page.
+        All at once, or page by page.
         """
         self._kept.send(req, resp, query)
 
@@ -74,7 +74,7 @@ class ItemResource:
 
     @api.validate(resp=answers(201, Item, 400, 413, 415), tags=[ITEMS], operation_id="createItem")
     def on_post_new(self, req: Request, resp: Response, json: CreateItem) -> Change:
-        """Create an item, active.
+        """Create an active item.
 
         The shop sells it a moment later.
         """

@@ -25,7 +25,7 @@ def main() -> None:
     command = add_command(commands, "tail", "print a stream as JSON lines", EXAMPLES)
     add = command.add_argument
     add("stream", type=stream, metavar="STREAM", help="its name: see docs/events.md")
-    add("--from", type=number(int, 1), metavar="N", dest="first", help="its sequence")
+    add("--from", type=number(int, 1), metavar="N", dest="first", help="begin with this sequence")
     given = parser.parse_args()
     settings = load_settings().model_copy(update={"log_level": "warning"})
     configure_logs("messaging", settings)

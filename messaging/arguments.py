@@ -8,7 +8,7 @@ from messaging.transports.wire import NAME, Place
 def stream(text: str) -> str:
     """Parse the name of a stream."""
     if not NAME.fullmatch(text.encode(errors="replace")):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of a stream: see docs/events.md")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a stream name: see docs/events.md")
     return text
 
 

@@ -34,7 +34,7 @@ class DeadLetters:
 
         Its handler gets the ``mended`` body, if there is one. The inbox notes the body that was
         received, since a reader stops where the journal holds another.
-        The event and its effect change places in one transaction. Raises `NotFound` if there is
+        One transaction deletes the letter and adds its effect. Raises `NotFound` if there is
         no such letter, and the database's error in an outage.
         """
         same = DeadLetter.id == letter_id
@@ -71,14 +71,14 @@ class DeadLetters:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", title="actions", metavar="ACTION")
-    about = "apply them after all, once what failed is mended"
+    about = "apply them again, once the cause of the failure is fixed"
     retry = add_command(actions, "retry", about, "%(prog)s 3\n%(prog)s --all")
     chosen = retry.add_mutually_exclusive_group(required=True)
     chosen.add_argument("id", nargs="?", type=ID, metavar="ID", help="one, by its number")
     chosen.add_argument("--all", action="store_true", help="every one, the oldest first")
-    mend = add_command(actions, "mend", "apply one as a file has it", "%(prog)s 3 event.json")
+    mend = add_command(actions, "mend", "apply one with a corrected body", "%(prog)s 3 event.json")
     mend.add_argument("id", type=ID, metavar="ID", help="its number")
-    mend.add_argument("file", type=Path, metavar="FILE", help="what `show` prints, mended")
+    mend.add_argument("file", type=Path, metavar="FILE", help="the output of `show`, corrected")
     show = add_command(actions, "show", "print one, as it was received", "%(prog)s 3")
     show.add_argument("id", type=ID, metavar="ID", help="its number")
     discard = add_command(actions, "discard", "give one up: print it and delete it", "%(prog)s 3")
@@ -94,7 +94,7 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
             letter = f"{row['id']}  {row['died_at']}  {row['stream']} {place}"
             deliver(f"{letter}  {_line(row['error'])}")
         deliver(
-            "retry applies them after all, show, mend and discard take one by its number"
+            "retry applies them again; show, mend and discard take the number of one"
             if rows
             else "no event is dead"
         )

@@ -72,7 +72,7 @@ def correlation_id(body: bytes) -> str | None:
 def log_run(log: Any, done: str, stream: str, events: list[tuple[Place, bytes]]) -> None:
     """Log in one line what was done with a run, with the ids of the requests that caused it.
 
-    The line of a backlog has none of these, unless it is debugged.
+    The line of a backlog has no ids, unless the level is debug.
     """
     (first, _), (last, _) = events[0], events[-1]
     line: dict[str, object] = {"stream": stream, "place": str(first)}
@@ -128,5 +128,5 @@ def renumbered(body: bytes, place: Place, previous: bytes | None) -> bytes:
 
 
 def journal_begun(source: str, time: str) -> bytes:
-    """The document of the one event of the stream `JOURNAL`: since when there is this journal."""
+    """The document of the only event of the stream `JOURNAL`: when this journal was made."""
     return document(source, BEGUN, "journal.begun", Fact(JOURNAL, time, {}))

@@ -43,8 +43,8 @@ def transport(
 class Exchange(threading.Thread):
     """Publishes an outbox and applies streams, until it is stopped.
 
-    ``handlers`` maps each stream that is read to its table of event type and function. A table that
-    ``inherits`` is for the events of the outbox's own stream that earlier databases published.
+    ``handlers`` maps each stream that is read to its table of event type and function;
+    ``inherits`` is that for events of the outbox's own stream from earlier databases.
     """
 
     def __init__(

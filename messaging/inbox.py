@@ -24,7 +24,7 @@ MAX_TRIES = 8
 FIRST_RETRY_S = 0.1  # doubled by each try: the eighth comes 12.7 s after the first
 OUTAGE_RETRY_S = 1.0
 BELOW_S = 5.0  # how long a journal that is being filled may stand still below our place,
-BELOW_ANSWERS = 5  # and how often at least it must have answered so, since the line may be bad
+BELOW_ANSWERS = 5  # and the least number of such answers, since the line may be bad
 
 NOTE = """INSERT INTO inbox (stream, epoch, sequence, type, body, applied_at)
           VALUES {}

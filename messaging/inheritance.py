@@ -96,10 +96,10 @@ class Beginning(Follower):
 class Inheritance:
     """Takes over the service's earlier events before any stream's first event is applied.
 
-    A stream may begin if its first event is not older than this database, so that no other can have
-    acted on it; or not older than the journal, or than the oldest database that has filled it
-    again, so that this journal holds what was done about it: unless the beginning of that is
-    missing. Otherwise an operator has to decide, by setting the stream's place.
+    A stream may begin if its first event is not older than this database: no earlier one can have
+    acted on it. It may also begin if that event is not older than the journal, or than the oldest
+    database that refilled the journal: the journal then holds what was done about it, unless the
+    beginning of that is missing. Otherwise an operator must decide, by setting the stream's place.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Inheritance:
         return (
             "this database is new, and the journal cannot know all that was done about these "
             "events: it is younger than they are, or was cut; docs/operations.md says how to go "
-            "on; to do it from the first event on, perhaps again: "
+            "on; to apply them all, perhaps for a second time: "
             f"python -m {self._database.packages[-1]} place {stream} {START}"
         )
 

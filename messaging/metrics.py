@@ -33,7 +33,7 @@ def collect_exchanged(
     up = "Whether the broker can be reached."
     yield GaugeMetricFamily("parrot_broker_up", up, value=transport.up)
     counts = {
-        "published": (publisher.published, "Events sent, those sent again included."),
+        "published": (publisher.published, "Events sent, including those sent again."),
         "acked": (publisher.acked, "Events acknowledged by the journal."),
         "resent": (publisher.resent, "Events to be sent again, because no ack came."),
         "malformed": (transport.malformed, "Malformed messages dropped."),

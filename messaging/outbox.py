@@ -22,7 +22,7 @@ class Head(NamedTuple):
     """Where a writer stands."""
 
     place: Place  # of the newest event
-    acked: int  # up to where the journal had it when that was last noted
+    acked: int  # the newest that was noted as acknowledged
     problem: str | None  # why no events are taken
 
 
@@ -38,8 +38,8 @@ class Outbox:
     def emit(self, type: str, facts: Sequence[Fact]) -> None:
         """Append events to the outbox, in the open transaction that stores the facts they report.
 
-        Raises `Unavailable` while the journal contradicts this database: what cannot be
-        published is not confirmed; and `EventTooLarge`.
+        Raises `EventTooLarge`, and `Unavailable` while the journal contradicts this database:
+        what cannot be published must not be confirmed.
         """
         assert self._database.in_transaction(), "emit() belongs in the transaction of its facts"
         if not facts:

@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 WINDOW_EVENTS = 4 * RUN_EVENTS  # sent ahead of the last ack, at most
 FIRST_WINDOW_EVENTS = RUN_EVENTS  # at the start, and
 SMALL_WINDOW_EVENTS = 16  # after a rewind; it grows by what is acknowledged
-ACK_TIMEOUT_S = 0.25  # the least, many times the journal's flush
+ACK_TIMEOUT_S = 0.25  # the least; far longer than a flush
 PROBE_INTERVAL_S = 2.0  # how soon an idle writer finds that the journal was lost, or mended
 NOTE_INTERVAL_S = 1.0  # how often the acked sequence is noted in the database
 
@@ -56,7 +56,7 @@ class Publisher:
         self.problem = None
         self._epoch = epoch
         self._acked = acked
-        self._sent = self._reached = 0  # the newest event sent now, and ever
+        self._sent = self._reached = 0  # newest sent since rewind, and ever
         self._window = FIRST_WINDOW_EVENTS
         self._timed: tuple[int, float] | None = None  # an event whose ack is timed, and since when
         self._sent_at = self._progress_at = self._rewound_at = float("-inf")
@@ -193,8 +193,8 @@ class Publisher:
         elif kept < oldest - 1:
             first = Place(head.epoch, oldest)
             self._stop(
-                f"the journal lacks the events before {first}, and this database has them no more: "
-                f"restore the journal, or let it begin there, with the broker stopped: "
+                f"the journal lacks the events before {first}, which this database no longer has: "
+                f"restore the journal, or stop the broker and let the journal begin there: "
                 f"python -m broker begin {self._outbox.stream} {first}"
             )
         elif journal == self._compared or kept == oldest - 1:

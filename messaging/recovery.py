@@ -30,7 +30,7 @@ def set_place(database: Database, stream: str, new: Place, back: bool) -> Place:
         old = place_of(database, stream)
         if new < old and not back:
             raise StartError(
-                f"{stream} is at {old}, which is behind {new}: with --back, "
+                f"{stream} is at {old}, which is after {new}: with --back, "
                 "what the journal has between them is applied again"
             )
         move(database, stream, old, new)
@@ -64,7 +64,7 @@ def _place_arguments(parser: argparse.ArgumentParser) -> None:
         "place", nargs="?", type=place, metavar="PLACE", help="as log lines name it"
     )
     parser.add_argument(
-        "--back", action="store_true", help="to an earlier one: what follows is applied again"
+        "--back", action="store_true", help="allow going back: later events are applied again"
     )
 
 
@@ -74,7 +74,7 @@ def _place(service: Any, arguments: argparse.Namespace) -> int:
     for stream in chosen:
         if stream not in service.streams:
             known = ", ".join(sorted(service.streams)) or "none"
-            raise StartError(f"it does not read {stream!r}; the streams that it reads: {known}")
+            raise StartError(f"this service does not read {stream!r}; it reads: {known}")
         if not arguments.place:
             deliver(f"{stream}  {place_of(database, stream)}")
             continue
@@ -90,7 +90,7 @@ def _new_epoch_arguments(parser: argparse.ArgumentParser) -> None:
 def _new_epoch(service: Any, arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         raise StartError(
-            "readers hear all its events again: read docs/operations.md, and add --yes"
+            "readers will get all its events again: read docs/operations.md, then add --yes"
         )
     old, new = begin_epoch(service.database, service.outbox)
     deliver(f"{service.outbox.stream}  {new}, it was {old}")

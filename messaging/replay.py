@@ -51,5 +51,5 @@ def catch_up(
         if taken:
             progress_at = time.monotonic()
         elif time.monotonic() - progress_at > NO_PROGRESS_S:
-            raise StartError("the broker is down or has not all events yet: see its log")
+            raise StartError("the broker is down, or does not have all events yet: see its log")
     progress.clear()

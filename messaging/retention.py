@@ -80,8 +80,8 @@ class Retention(threading.Thread):
     def believed(self) -> datetime:
         """The time, as far as the wall clock can be believed.
 
-        If that jumps forward, time goes on from where it was, until all that was dated before the
-        jump has gone at its age; so it does after a rest, which looks the same.
+        If the clock jumps forward, this time goes on from where it was, until all that is dated
+        before the jump was deleted at its age; a long stop looks like a jump, and is treated so.
         """
         wall, read_at = now(), self._clock()
         if self._believed is None:
@@ -94,7 +94,7 @@ class Retention(threading.Thread):
         jumped = ahead > self._days * JUMP and any(self._has_older(c, believed) for c in PRUNED)
         if jumped and not self._jumped:
             log.error(
-                "the clock is ahead of what was expected: nothing is deleted for it",
+                "the clock is ahead of what was expected: nothing is deleted because of it",
                 days=round(ahead / timedelta(days=1), 1),
             )
         self._jumped = jumped

@@ -12,7 +12,7 @@ from runtime.storage.database import Database
 log = structlog.get_logger(__name__)
 
 BATCH = 256
-IDLE_S = 0.5  # commits of this process wake it at once; it finds those of others so late
+IDLE_S = 0.5  # how late it finds others' commits; its own process's wake it at once
 
 
 class Console(threading.Thread):

@@ -31,7 +31,7 @@ def backup(source: Path, target: Path) -> list[Path]:
     not. Raises `OSError` and `sqlite3.Error`, which name the file; then it leaves nothing behind.
     """
     if target.exists():
-        raise FileExistsError(f"{target} is there already: name a new folder")
+        raise FileExistsError(f"{target} already exists: name a new folder")
     paths = [path for path in sorted(source.glob("*.db")) if not left_out(path)]
     if not paths:
         raise FileNotFoundError(f"there is no database in use in {source}: is DATA_DIR right?")
@@ -67,7 +67,7 @@ def nobody_commits(paths: Iterable[Path]) -> Iterator[None]:
 def left_out(path: Path) -> str | None:
     """Why a file stays behind; None if it is a database of a service, a user's own included."""
     if path.stem not in OWN and not _has_outbox(path):
-        return "is no database of a service"
+        return "is not the database of a service"
     return "has moved to PostgreSQL" if _has_table(path, "retired") else None
 
 
@@ -113,11 +113,11 @@ def _named(path: Path) -> Iterator[None]:
 def main() -> None:
     """Back up ``DATA_DIR``; exit code 1 and one line if that fails."""
     parser = command_line(__doc__, EXAMPLES, "python -m runtime.backup")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new one, to be made")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder, to be created")
     target = parser.parse_args().folder.absolute()
     settings = load_settings()
     if any(name.endswith(URL) and url for name, url in settings):
-        complain("What is on PostgreSQL is not in it: see docs/operations.md", service="backup")
+        complain("PostgreSQL databases are not included: see docs/operations.md", service="backup")
     try:
         with ended_by_signals("backup"):
             copied = backup(settings.data_dir, target)
@@ -127,8 +127,8 @@ def main() -> None:
     deliver(f"{len(copied)} databases as they were at one moment are in {target}")
     for path in sorted(settings.data_dir.glob("*.db")):
         if path not in copied:
-            reason = left_out(path) or "is newer"
-            complain(f"{path} is not in it: it {reason}", service="backup")
+            reason = left_out(path) or "was created meanwhile"
+            complain(f"{path} was not backed up: it {reason}", service="backup")
 
 
 if __name__ == "__main__":

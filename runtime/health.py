@@ -1,4 +1,4 @@
-"""Ask the processes of this machine whether they serve; it is a container's health check."""
+"""Check that the processes on this machine answer, as a container's health check."""
 
 from http.client import HTTPConnection, HTTPException
 
@@ -36,12 +36,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     names = parser.parse_args().names
     if unknown := set(names) - set(NAMES):
-        parser.error(f"{unknown.pop()!r} is none of {', '.join(NAMES)}")
+        parser.error(f"{unknown.pop()!r} is not one of {', '.join(NAMES)}")
     settings = load_settings()
     asked = names or [n for n in NAMES if listens(settings.host, settings.http_port(n)[0])]
     silent = [name for name in asked if not serves(settings, name)]
     if silent or not asked:
-        why = f"{', '.join(silent)} does not answer" if silent else "nothing listens here"
+        why = f"no answer from {', '.join(silent)}" if silent else "nothing listens here"
         complain(f"health: {why}", service="health")
         raise SystemExit(1)
 

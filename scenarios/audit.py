@@ -22,9 +22,9 @@ Row = tuple[str, int, int, str]  # rule, how often something is on its way, or w
 def audit(settings: Settings) -> int:
     """Print what was found in ``DATA_DIR``; returns 1 if anything is wrong, else 0."""
     if settings.broker_url or any(map(settings.database_url, NAMES)):
-        complain("audit: it reads files, and a URL among the settings names a server")
+        complain("audit: it reads only SQLite files, but a setting names a server")
         return 1
-    step, rows = "the moment is taken", list[Row]()
+    step, rows = "taking the snapshot", list[Row]()
     progress = Progress(lambda: step)
     with stop_signals() as stopped:
 
@@ -39,7 +39,7 @@ def audit(settings: Settings) -> int:
                     f"{db.execute(f'SELECT count(*) FROM {source}').fetchone()[0]:,} {name}"
                     for name, source in COUNTED.items()
                 ]
-                step = "the files are read"
+                step = "checking the files"
                 damaged = list(damages(db))
                 rows.append(("the files are whole", 0, len(damaged), "; ".join(damaged)))
                 prepare(db)

@@ -52,7 +52,7 @@ def demo(settings: Settings, leave: bool) -> int:
         try:
             Story(system, lambda: stopped(0 if leave else READING_PAUSE_S)).tell()
             if not leave:
-                deliver("\nAll four run on for you: the pages are at the addresses above.")
+                deliver("\nAll four keep running for you: the pages are at the addresses above.")
                 deliver("Ctrl-C stops them, and throws their data away.")
                 while not stopped(1):
                     pass
@@ -81,7 +81,7 @@ class Story:
     def tell(self) -> None:
         """Play all steps; `Failure` if one does not end well, `KeyboardInterrupt` on Ctrl-C."""
         self._open()
-        self._step("Kesha buys. The shop answers at once; the payment comes by an event.")
+        self._step("Kesha buys. The shop answers at once; an event triggers the payment.")
         self._await_payment(self._buy(0, 10, 10))
 
         self._step("The warehouse is killed (kill -9). The shop has its own copy of the catalogue:")
@@ -93,7 +93,7 @@ class Story:
         self._step("Payment is killed. The shop still takes orders; they stay placed.")
         self._system.kill(["payment"])
         waiting = [self._buy(5), self._buy(14, 15)]
-        self._step("Payment is back. What it missed, it asks the broker's journal for:")
+        self._step("Payment is back, and asks the broker's journal for what it missed:")
         self._restart("payment")
         for order in waiting:
             self._await_payment(order)
@@ -106,7 +106,7 @@ class Story:
         self._step("Payment is back, while the shop is still down:")
         self._restart("payment")
         self._show_payment(last)
-        self._step("The shop is back, and hears that it was paid:")
+        self._step("The shop is back, and hears that the order was paid:")
         self._restart("shop")
         self._await_payment(last)
 
@@ -118,7 +118,7 @@ class Story:
         self._conclude()
 
     def _open(self) -> None:
-        deliver("A parrot shop of its own is starting: broker, warehouse, shop and payment.")
+        deliver("A new parrot shop is starting: broker, warehouse, shop and payment.")
         self._system.start()
         self._ready(("broker", *SERVICES))
         for name in SERVICES:
@@ -214,7 +214,7 @@ class Story:
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             if time.monotonic() > deadline:
-                raise Failure(f"not within {PATIENCE_S:.0f} s: {what}")
+                raise Failure(f"this did not happen within {PATIENCE_S:.0f} s: {what}")
             time.sleep(0.01)
 
 

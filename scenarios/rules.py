@@ -57,7 +57,7 @@ def _stream_rules(stream: str) -> Iterator[tuple[str, str]]:
         WHERE head.sequence != newest OR n != newest - first_published + 1""",
     )
     yield (
-        f"the journal of {stream} is the outbox of {writer}",
+        f"the journal of {stream} matches the outbox of {writer}",
         f"""
         SELECT own.sequence, CASE WHEN own.sequence > kept THEN '{COMING}'
                                   WHEN own.sequence < first_kept THEN '{lacking}'
@@ -75,7 +75,7 @@ def _stream_rules(stream: str) -> Iterator[tuple[str, str]]:
         WHERE own.sequence IS NULL AND length(entry.body) > 0""",
     )
     yield (
-        f"the {stream} that {reader} has applied are the journal",
+        f"the {stream} that {reader} has applied match the journal",
         f"""
         SELECT inbox.sequence, iif((inbox.epoch, inbox.sequence) < ({place}.epoch, first_published),
                                    '{GONE}', '{WRONG}')
@@ -115,10 +115,10 @@ RULES = {
         GROUP BY o.number
         HAVING count(p.id) != 1 OR max(p.price) != o.price OR max(p.user_id) != o.user_id
             OR o.paid_at IS NULL""",
-    "each payment is for an order or none": f"""
+    "each payment is for an existing order or none": f"""
         SELECT id, '{WRONG}' FROM payment.payment
         WHERE order_id IS NOT NULL AND order_id NOT IN (SELECT id FROM shop."order")""",
-    "the shop's catalogue is the inventory": f"""
+    "the shop's catalogue matches the inventory": f"""
         SELECT id, iif(id IN (SELECT id FROM items_coming), '{COMING}', '{WRONG}') FROM (
             {
         differ(
@@ -126,13 +126,13 @@ RULES = {
             "SELECT id, name, price, active FROM inventory.item",
         )
     })""",
-    "each item is what its newest event says": f"""
+    "each item matches its newest event": f"""
         SELECT item.id, '{WRONG}' FROM inventory.outbox AS e
         JOIN inventory.item AS item ON item.id = {member("id", "e.")}
         WHERE {member("version", "e.")} >= item.version AND (
             {member("version", "e.")} != item.version OR {member("name", "e.")} != item.name
             OR {member("price", "e.")} != item.price OR {member("active", "e.")} != item.active)""",
-    "each order is what its event says": f"""
+    "each order matches its event": f"""
         SELECT e.sequence, '{WRONG}'
         FROM shop.outbox AS e
         LEFT JOIN shop."order" AS o ON o.id = bare({member("order_id", "e.")})
@@ -151,7 +151,7 @@ RULES = {
         SELECT n || ' orders', '{WRONG}'
         FROM orders_place, (SELECT count(*) AS n FROM shop."order")
         WHERE first_published = 1 AND n != head""",
-    "each payment is what its event says": f"""
+    "each payment matches its event": f"""
         SELECT p.id, '{WRONG}'
         FROM payment.outbox AS e
         LEFT JOIN payment.payment AS p ON p.id = {member("payment_id", "e.")}

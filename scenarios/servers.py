@@ -219,8 +219,8 @@ class PostgresServer(Server):
     It is made when it is first started, with these ``databases``.
     """
 
-    STOP = signal.SIGINT  # also of all sessions
-    CRASH = signal.SIGQUIT  # likewise, without anything written but what was
+    STOP = signal.SIGINT  # ends all sessions
+    CRASH = signal.SIGQUIT  # likewise, and writes nothing more
 
     def __init__(self, port: int, databases: Sequence[str] = (), log: Path | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="parrot-postgresql-"))

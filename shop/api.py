@@ -110,7 +110,7 @@ class OrderPage(Page):
 class UserPage(IdPage):
     """The query of the list of users."""
 
-    name: Name | None = Field(None, description="Only users whose name contains this, in any case.")
+    name: Name | None = Field(None, description="Only names that contain this, ignoring case.")
 
 
 class UserResource:
@@ -123,7 +123,7 @@ class UserResource:
     def on_get(self, req: Request, resp: Response, query: UserPage) -> None:
         """List users, by id.
 
-        All users, or those whose name contains a text; by the page.
+        All users, or those whose name contains a text, page by page.
         """
         wanted = query.after, query.fetch, query.name
         send_list(req, resp, query, partial(self._users.all, *wanted))
@@ -147,7 +147,7 @@ class ItemResource:
     def on_get(self, req: Request, resp: Response, query: IdPage) -> None:
         """List the active items, by id.
 
-        Whole, or by the page.
+        All at once, or page by page.
         """
         self._kept.send(req, resp, query)
 
@@ -173,7 +173,7 @@ class OrderResource:
     def on_get(self, req: Request, resp: Response, query: OrderPage) -> None:
         """List a user's orders, newest first.
 
-        By the page.
+        Page by page.
         """
         rows = partial(self._orders.rows_of_user, query.user_id, query.after, query.fetch)
         send_list(req, resp, query, rows, self._orders.with_lines, private=True)

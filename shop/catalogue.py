@@ -1,4 +1,4 @@
-"""The catalogue: the shop's own copy of the warehouse's items, so that it sells without it."""
+"""The catalogue: a copy of the warehouse's items, so that the shop sells without it."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

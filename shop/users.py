@@ -33,7 +33,7 @@ class Users:
     ) -> list[dict[str, Any]]:
         """Users after ``after``, by id, at most ``limit``.
 
-        With ``name``, only users whose name contains it, in any case, with accents composed or not.
+        With ``name``, only users whose name contains it, ignoring case and accent composition.
         """
         wanted = User.id > (after or 0)
         if name:

@@ -65,22 +65,22 @@ def test_what_waits_is_told_apart_from_what_is_wrong(
 
 CHANGES = {
     "inventory": [
-        ("UPDATE item SET price = 1 WHERE id = 2", "each item is what its newest event says"),
+        ("UPDATE item SET price = 1 WHERE id = 2", "each item matches its newest event"),
         ("UPDATE head SET sequence = sequence - 1", "the numbers of items have no gap"),
     ],
     "shop": [
-        ("UPDATE item SET name = 'x' WHERE id = 2", "the shop's catalogue is the inventory"),
-        ('UPDATE "order" SET user_id = 2 WHERE number = 3', "each order is what its event says"),
+        ("UPDATE item SET name = 'x' WHERE id = 2", "the shop's catalogue matches the inventory"),
+        ('UPDATE "order" SET user_id = 2 WHERE number = 3', "each order matches its event"),
         (
             "UPDATE order_line SET quantity = 2 WHERE order_id = 3 AND item_id = 2",
-            "each order is what its event says",
+            "each order matches its event",
         ),
         ('UPDATE "order" SET price = 1 WHERE number = 3', "each order is paid once, at its price"),
         (
             'UPDATE "order" SET paid_at = NULL WHERE number = 3',
             "each order is paid once, at its price",
         ),
-        ('DELETE FROM "order" WHERE number = 3', "each payment is for an order or none"),
+        ('DELETE FROM "order" WHERE number = 3', "each payment is for an existing order or none"),
         (
             'INSERT INTO "order" SELECT 99, lower(hex(zeroblob(16))), user_id, price, placed_at, '
             'paid_at FROM "order" LIMIT 1',
@@ -88,7 +88,7 @@ CHANGES = {
         ),
     ],
     "payment": [
-        ("UPDATE payment SET price = 1 WHERE id = 3", "each payment is what its event says"),
+        ("UPDATE payment SET price = 1 WHERE id = 3", "each payment matches its event"),
         ("UPDATE cursor SET sequence = 99", "payment is at the head of orders"),
     ],
     "broker": [

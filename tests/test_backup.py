@@ -86,7 +86,9 @@ def test_the_command_says_why_it_failed(world: World, tmp_path: Path) -> None:
     moved = {"SHOP_DATABASE_URL": "postgresql://localhost/shop"}
     ended = world.finish("-m", "runtime.backup", str(tmp_path / "copy"), **moved)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("What is on PostgreSQL is not in it: see docs/operations.md\n")
+    assert ended.stderr.startswith(
+        "PostgreSQL databases are not included: see docs/operations.md\n"
+    )
 
 
 def test_only_databases_of_services_are_copied(world: World, tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_only_databases_of_services_are_copied(world: World, tmp_path: Path) -> 
     ended = world.finish("-m", "runtime.backup", str(tmp_path / "copy"))
     assert ended.returncode == 0
     assert ended.stderr.splitlines() == [
-        f"{folder / name} is not in it: it is no database of a service"
+        f"{folder / name} was not backed up: it is not the database of a service"
         for name in ("Thumbs.db", "notes.db", "x.db")
     ]
     copied = {path.name for path in (tmp_path / "copy").iterdir()}
@@ -117,7 +119,7 @@ def test_what_has_moved_is_no_database_any_more(world: World, tmp_path: Path) ->
     ended = world.finish("-m", "runtime.backup", str(tmp_path / "copy"))
     assert ended.returncode == 0
     assert "1 databases" in ended.stdout
-    assert ended.stderr == f"{path} is not in it: it has moved to PostgreSQL\n"
+    assert ended.stderr == f"{path} was not backed up: it has moved to PostgreSQL\n"
     assert {each.name for each in (tmp_path / "copy").iterdir()} == {"broker.db", "keys"}
 
 

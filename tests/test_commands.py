@@ -27,7 +27,7 @@ def test_dead_letters_are_listed_and_retried(world: World) -> None:
     world.stock()
     item = {"id": 2, "name": "Honey", "price": 5, "active": True, "version": 1}
     told = {"type": "item.created", "time": "2026-11-23T12:00:00Z"}
-    assert world.finish("-m", "shop", "dead-letters").stdout == "no event is dead\n"
+    assert world.finish("-m", "shop", "dead-letters").stdout == "there are no dead letters\n"
     world.kill("inventory")
     tell(world, json.dumps({**told, "data": {**item, "price": -5}}))
     tell(world, json.dumps({**told, "data": {**item, "id": 3}}))

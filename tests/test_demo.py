@@ -50,7 +50,7 @@ def test_the_demo_plays_to_its_end(world: World, tmp_path: Path) -> None:
 @pytest.mark.timeout(120)
 def test_the_demo_runs_on_for_the_visitor(world: World) -> None:
     process = world.run(RUN_ALL, "--demo", name="demo")
-    eventually(lambda: "run on for you" in world.output("demo"), timeout_s=90)
+    eventually(lambda: "keep running for you" in world.output("demo"), timeout_s=90)
     assert len(world.get("shop", "/api/items")) == 16
     assert len(world.get("payment", "/api/payments")) == 6
     assert world.get("broker", "/readyz")["status"] == "ready"
@@ -81,4 +81,4 @@ def test_the_demo_takes_no_port_from_another(world: World) -> None:
 def test_options_that_do_not_go_together(world: World, arguments: list[str]) -> None:
     ended = world.finish(RUN_ALL, *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "does not go here" in ended.stderr
+    assert "is not allowed here" in ended.stderr

@@ -209,9 +209,9 @@ def test_lines_of_payment() -> None:
     (complaint,), again = compare_lines([[one, two, two]], [one, two], 0)
     assert ("went back 1 times" in complaint, again) == (True, 1)
     (complaint,), _ = compare_lines([[one], []], [one, two], 0)
-    assert complaint.startswith("each payment is printed: not so 1 times, first with Payment 2")
+    assert complaint.startswith("each payment is printed: broken 1 times, first by Payment 2")
     (complaint,), _ = compare_lines([[one], ["what?"]], [one], 0)
-    assert complaint.startswith("each printed line is a payment: not so 1 times, first with what?")
+    assert complaint.startswith("each printed line is a payment: broken 1 times, first by what?")
 
 
 REST = {"status": "ready", "outbox_waiting": 0, "inbox_behind": {"orders": 0}, "dead": 0}
@@ -594,13 +594,13 @@ def test_what_clients_did_not_ask_for(played: Played) -> None:
             "DELETE FROM payment WHERE order_id IS NOT NULL",
             "each order is paid once, at its price",
         ),
-        ("shop", 'DELETE FROM "order"', "each payment is for an order or none"),
-        ("shop", "UPDATE item SET price = price + 1", "the shop's catalogue is the inventory"),
-        ("shop", "DELETE FROM item WHERE id = 1", "the shop's catalogue is the inventory"),
+        ("shop", 'DELETE FROM "order"', "each payment is for an existing order or none"),
+        ("shop", "UPDATE item SET price = price + 1", "the shop's catalogue matches the inventory"),
+        ("shop", "DELETE FROM item WHERE id = 1", "the shop's catalogue matches the inventory"),
         (
             "inventory",
             "UPDATE item SET active = NOT active",
-            "the shop's catalogue is the inventory",
+            "the shop's catalogue matches the inventory",
         ),
         ("inventory", "UPDATE item SET name = 'x'", "confirmed items are in inventory.db"),
         ("shop", 'UPDATE "order" SET placed_at = 0', "confirmed orders are in shop.db"),
@@ -614,7 +614,7 @@ def test_each_broken_rule_is_told(
     folder = played.copy(tmp_path / "copy")
     tamper(folder, name, change)
     findings = check(folder, played.requests, 1)
-    assert any(line.startswith(f"{complaint}: not so ") for line in findings.complaints), findings
+    assert any(line.startswith(f"{complaint}: broken ") for line in findings.complaints), findings
 
 
 def test_damaged_files_are_told(played: Played, tmp_path: Path) -> None:
@@ -656,15 +656,30 @@ def test_a_loss_ends_with_exit_code_1(
         (["--minutes", "5"], "are for --drill"),
         (["--seed", "0"], "are for --drill"),
         (["--scale"], "are for --drill"),
-        (["--demo", "--scale"], "--scale does not go here"),
+        (["--demo", "--scale"], "--scale is not allowed here"),
         (["--drill", "--faults", "5", "--minutes", "5"], "not allowed with argument"),
-        (["--drill", "--faults", "0"], "argument --faults: '0' is no whole number from 1 on"),
-        (["--drill", "--faults", "1.5"], "argument --faults: '1.5' is no whole number from 1 on"),
-        (["--drill", "--minutes", "nan"], "argument --minutes: 'nan' is no number from 0.1 on"),
-        (["--drill", "--minutes", "inf"], "argument --minutes: 'inf' is no number from 0.1 on"),
-        (["--drill", "--minutes", "0"], "argument --minutes: '0' is no number from 0.1 on"),
-        (["--drill", "--seed", "-1"], "argument --seed: '-1' is no whole number from 0 on"),
-        (["--drill", "--seed", "kea"], "argument --seed: 'kea' is no whole number from 0 on"),
+        (
+            ["--drill", "--faults", "0"],
+            "argument --faults: '0' is not a whole number of at least 1",
+        ),
+        (
+            ["--drill", "--faults", "1.5"],
+            "argument --faults: '1.5' is not a whole number of at least 1",
+        ),
+        (
+            ["--drill", "--minutes", "nan"],
+            "argument --minutes: 'nan' is not a number of at least 0.1",
+        ),
+        (
+            ["--drill", "--minutes", "inf"],
+            "argument --minutes: 'inf' is not a number of at least 0.1",
+        ),
+        (["--drill", "--minutes", "0"], "argument --minutes: '0' is not a number of at least 0.1"),
+        (["--drill", "--seed", "-1"], "argument --seed: '-1' is not a whole number of at least 0"),
+        (
+            ["--drill", "--seed", "kea"],
+            "argument --seed: 'kea' is not a whole number of at least 0",
+        ),
     ],
 )
 def test_wrong_arguments(

@@ -195,7 +195,7 @@ def test_a_peer_with_another_key_is_named_by_both_sides(world: World) -> None:
     (folder / "keys" / "broker.key").write_bytes(own.read_bytes())
     world.start("shop", DATA_DIR=str(folder))
     eventually(lambda: lines_of(world, "shop", "the broker does not know our key"))
-    eventually(lambda: lines_of(world, "broker", "a peer is refused"))
+    eventually(lambda: lines_of(world, "broker", "a peer was refused"))
     key = (folder / "keys" / "client.key").read_text().split('"')[1]
     assert key in world.output("broker", "stderr")
 

@@ -253,7 +253,7 @@ def test_places_are_listed_and_moved(world: World) -> None:
     unknown = world.finish("-m", "shop", "place", "orders", back)
     assert (unknown.returncode, "items, payments" in unknown.stderr) == (1, True)
     wrong = world.finish("-m", "shop", "place", "items", "7")
-    assert (wrong.returncode, "is no place" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "is not a place" in wrong.stderr) == (2, True)
 
 
 def test_a_new_epoch_renumbers_what_the_outbox_has(world: World) -> None:

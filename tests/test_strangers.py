@@ -126,7 +126,7 @@ def test_a_damaged_key_is_told_in_one_line(world: World, name: str) -> None:
     (keys / "broker.key").write_text("not a key")
     ended = world.finish("-m", name)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith(f"{name}: {keys / 'broker.key'} is no key")
+    assert ended.stderr.splitlines()[-1].startswith(f"{name}: {keys / 'broker.key'} is not a key")
 
 
 @contextlib.contextmanager

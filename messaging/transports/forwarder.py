@@ -30,7 +30,7 @@ RECONNECT_AFTER_S = 1.0
 CLOSE_TIMEOUT_S = 1.0
 REFUSALS = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the broker does not know our key: see DATA_DIR/keys",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "our key, or that of the broker, is another one there, "
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "our keys do not match the broker's, "
     "or BROKER_CURVE differs: see DATA_DIR/keys",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "BROKER_CURVE is on here and off there, or the reverse",
 }

@@ -52,7 +52,7 @@ def public_key(folder: Path, name: str) -> bytes:
         raise start_error(f"read {path}", error) from error
     except (ValueError, KeyError):
         pass
-    raise StartError(f"{path} is no key: restore it, or remove both files of {name}")
+    raise StartError(f"{path} is not a key: restore it, or remove both files of {name}")
 
 
 def key_pair(folder: Path, name: str) -> KeyPair:
@@ -78,7 +78,7 @@ def _read_pair(path: Path) -> KeyPair:
         raise start_error(f"read {path}", error) from error
     except (OSError, ValueError, zmq.ZMQError):
         raise StartError(
-            f"{path} is missing or no secret key: copy it from where the broker runs"
+            f"{path} is missing or not a secret key: copy it from where the broker runs"
         ) from None
 
 

@@ -20,11 +20,11 @@ class Client(NatsClient):
     def _connect_command(self) -> bytes:
         """Make the first message, which has the password.
 
-        No server gets it that is too old, or that offers no TLS where TLS was asked for.
+        A server that is too old, or lacks the TLS that was asked for, does not get it.
         """
         version = str(self._server_info.get("version", "of no version"))
         if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
-            raise NatsError(f"nats-server {version} is too old: it takes 2.12 or later")
+            raise NatsError(f"nats-server {version} is too old: 2.12 or later is needed")
         if self.options.get("tls") and not self._server_info.get("tls_required"):
             raise NatsError("the server offers no TLS, and tls:// or BROKER_TLS_… asks for it")
         return super()._connect_command()
@@ -53,7 +53,7 @@ def servers(settings: Settings) -> list[str]:
 def login(settings: Settings) -> dict[str, Any]:
     """The options of our login; `StartError` if BROKER_CREDENTIALS is no file of credentials.
 
-    What stands in one URL goes for servers that the cluster announces, too.
+    The login in one URL also applies to servers that the cluster announces.
     """
     if file := settings.broker_credentials:
         try:
@@ -61,7 +61,7 @@ def login(settings: Settings) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise StartError(f"cannot read BROKER_CREDENTIALS: {error}") from error
         if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
-            raise StartError(f"BROKER_CREDENTIALS: {file} is no .creds file")
+            raise StartError(f"BROKER_CREDENTIALS: {file} is not a .creds file")
         return {"user_credentials": str(file)}
     for url in map(urlsplit, servers(settings)):
         if url.username and url.password is None:

@@ -11,8 +11,8 @@ EPOCH_BYTES = 16
 DIGEST_BYTES = 16
 NO_DIGEST = bytes(DIGEST_BYTES)
 MAX_SEQUENCE = 2**63 - 1
-RUN_EVENTS = 256  # in one message; and, unless it is one event,
-RUN_BYTES = 512 * 1024
+RUN_EVENTS = 256  # at most, in one message
+RUN_BYTES = 512 * 1024  # at most, unless the message is one event
 NAME = re.compile(rb"[a-z0-9_-]{1,64}")
 PLACE = re.compile(rf"([0-9a-f]{{{2 * EPOCH_BYTES}}}):(0|[1-9][0-9]{{0,18}})")
 
@@ -35,7 +35,7 @@ class Place(NamedTuple):
         """Read a place as `str` writes it; `ValueError` if it is none."""
         if (form := PLACE.fullmatch(text)) and int(form[2]) <= MAX_SEQUENCE:
             return cls(bytes.fromhex(form[1]), int(form[2]))
-        raise ValueError(f"{text!r} is no place: 32 hexadecimal digits, a colon, and a number")
+        raise ValueError(f"{text!r} is not a place: 32 hexadecimal digits, a colon, and a number")
 
 
 START = Place(bytes(EPOCH_BYTES), 0)
@@ -197,5 +197,5 @@ def _first(epoch: bytes, sequence: bytes, bodies: list[bytes]) -> Place:
 
 def _name(name: bytes) -> str:
     if not NAME.fullmatch(name):
-        raise ValueError(f"{name[:32]!r} is no name of a stream or reader")
+        raise ValueError(f"{name[:32]!r} is not a stream or reader name")
     return name.decode()

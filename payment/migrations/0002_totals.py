@@ -1,6 +1,6 @@
-"""Running totals: what each user has paid, and under the number 0, which is nobody's, all of them.
+"""Running totals: what each user has paid, and what all have paid under user_id 0.
 
-Triggers keep them, so that they hold whatever adds a payment: a version of before that runs beside
+Triggers keep them, so that they hold whatever adds a payment: an older version that runs beside
 this one, or a copy of all payments to a server.
 """
 

@@ -50,8 +50,8 @@ find("user").addEventListener("input", choose);
 
 // --- the rows
 
-// Takes the newest page. A payment does not change, so those behind it stay, if it meets them: it
-// does not after very many at once, or in another database.
+// Takes the newest page. Payments do not change, so the older ones stay, if the page overlaps
+// them; it does not after very many at once, or with another database.
 function take(newest, answer) {
   const known = new Set(payments.map((payment) => JSON.stringify(payment)));
   const meets = newest.some((payment) => known.has(JSON.stringify(payment)));
@@ -99,7 +99,7 @@ function showSum({ count, sum }) {
   const s = count === 1 ? "" : "s";
   const nothing = chosen()
     ? `User ${chosen()} has paid nothing.`
-    : "Nothing was paid yet: buy something in the shop, or pay directly.";
+    : "Nothing has been paid yet: buy something in the shop, or pay directly.";
   find("sum").textContent = count
     ? `${number(count)} payment${s}, ${money(sum)} in all`
     : nothing;

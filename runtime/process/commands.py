@@ -75,7 +75,7 @@ def _number(kind: type[int] | type[float], least: float, text: str) -> float:
         if least <= value < float("inf"):
             return value
     whole = "whole " * (kind is int)
-    raise argparse.ArgumentTypeError(f"{text!r} is no {whole}number from {least} on")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a {whole}number of at least {least}")
 
 
 def _ending(examples: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The life cycle of a process: it starts, or says why not in one line, until a signal ends it."""
+"""The life cycle of a process: it starts, or says in one line why not; a signal ends it."""
 
 import sys
 from collections.abc import Callable
@@ -77,6 +77,6 @@ class _Attempt:
         except NotYet as error:
             if str(error) != self._reason:
                 self._reason = str(error)
-                log.warning("the start waits", error=self._reason)
+                log.warning("the start has to wait", error=self._reason)
             return False
         return True

@@ -76,7 +76,7 @@ def complaint(text: str, **about: str) -> str:
 
 def logs_json() -> bool:
     """Whether each line on standard error is to be a JSON object."""
-    return os.environ.get("LOG_FORMAT") == "json"  # read here, as wrong settings are reported so
+    return os.environ.get("LOG_FORMAT") == "json"  # read here: settings errors use it, too
 
 
 def reserve_standard_streams() -> None:

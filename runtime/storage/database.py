@@ -360,9 +360,7 @@ class SqliteFile(Database, SqliteDatabase):
     def _connect(self) -> Any:
         self._check_file()  # sqlite3 would make a new file
         with suppress(OSError):  # SQLite reports it itself; -wal and -shm are made like the file
-            self.path.touch(
-                mode=0o600, exist_ok=False
-            )  # it holds buyers, so the umask does not decide
+            self.path.touch(mode=0o600, exist_ok=False)  # it has buyers' data, whatever the umask
         if not self._connections:  # SQLite has deleted the WAL with the last one
             self._opened_wal = None
         connection = super()._connect()

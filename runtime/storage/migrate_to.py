@@ -118,13 +118,13 @@ def _copy_all(source: Database, target: Database) -> None:
         if isinstance(model._meta.primary_key, AutoField):
             target.let_ids_follow(model)
     progress.clear()
-    deliver(f"{copied:,} rows are copied, and will be compared")
+    deliver(f"{copied:,} rows copied; comparing them")
 
 
 def _run(service: Any, arguments: argparse.Namespace) -> int:
     """Copy in one transaction, and retire the file after its commit.
 
-    Again, after a crash between the two, it finds that all is there.
+    Run again after a crash between the two, it finds all rows there.
     """
     packages = service.database.packages
     setting = f"{packages[-1]}_database_url"

@@ -200,7 +200,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
             connection.answer_timeout_s = ANSWER_TIMEOUT_S
 
     def _is_closed(self, conn: Any) -> bool:
-        """Whether the server has closed it: then there is something to read before any question."""
+        """Whether the server has closed it: then there is data to read before any query."""
         if not conn.closed:
             poller = select.poll()
             poller.register(conn.pgconn.socket, select.POLLIN)

@@ -116,7 +116,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
         if "HOST" in self.headers or self.version == "1.1":
             found = HOST.fullmatch(host)
             if not found:
-                raise ParsingError("The Host header is missing, invalid, or there more than once")
+                raise ParsingError("The Host header is missing, invalid or repeated")
             if found[1]:
                 IPv6Address(found[1])
 

@@ -34,7 +34,7 @@ Limit = Annotated[int, Field(ge=1, le=MAX_ROWS), BeforeValidator(_digits)]
 class Page(BaseModel):
     """The query of a list; at most `MAX_ROWS` rows are answered. Subclasses add ``after``."""
 
-    limit: Limit | None = Field(None, description="At most so many.")
+    limit: Limit | None = Field(None, description="The maximum number of rows.")
 
     @property
     def fetch(self) -> int:

@@ -47,7 +47,7 @@ def like(**example: Any) -> ConfigDict:
 
 
 class Alive(BaseModel):
-    """The process serves."""
+    """The process is up."""
 
     model_config = like(status="alive")
 
@@ -55,7 +55,7 @@ class Alive(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether it can do its work, and what waits; without its database it knows less."""
+    """Whether it is ready, and what is waiting; without its database it knows less."""
 
     model_config = like(
         status="ready",

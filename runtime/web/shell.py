@@ -45,8 +45,8 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 PROBES = {  # they answer without a database, too: summary, media type and statuses
-    "/livez": ("Report whether the process serves.", falcon.MEDIA_JSON, [200]),
-    "/readyz": ("Report readiness, and what waits.", falcon.MEDIA_JSON, [200, 503]),
+    "/livez": ("Report whether the process is up.", falcon.MEDIA_JSON, [200]),
+    "/readyz": ("Report readiness, and what is waiting.", falcon.MEDIA_JSON, [200, 503]),
     "/metrics": ("Serve metrics to Prometheus.", falcon.MEDIA_TEXT, [200]),
 }
 POLICY = "Content-Security-Policy"  # W3C CSP 3
@@ -266,7 +266,7 @@ def _any_error(
         case NotFound():
             _problem(req, resp, 404, str(error))
         case _ if isinstance(error, StartError) or is_outage(error):
-            log.error("nothing can be confirmed", error=str(error))
+            log.error("the request cannot be served now", error=str(error))
             resp.set_header("Retry-After", "1")
             _problem(req, resp, 503, str(error) if isinstance(error, Unavailable) else None)
         case _:

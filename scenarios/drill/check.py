@@ -131,7 +131,7 @@ def _broken_rules(db: sqlite3.Connection) -> Iterator[str]:
 
 
 def _complaint(rule: str, culprits: Sequence[object]) -> str:
-    return f"{rule}: not so {len(culprits):,} times, first with {culprits[0]}"
+    return f"{rule}: broken {len(culprits):,} times, first by {culprits[0]}"
 
 
 # The members of an answer that never change, and the columns where they are stored.
@@ -188,7 +188,7 @@ def compare_lines(
     )
     if steps_back > crashes:
         complaints.append(
-            f"payment went back {steps_back} times in its lines, in {crashes} crashes"
+            f"payment's lines went back {steps_back} times, but there were {crashes} crashes"
         )
     return complaints, len(printed) - len(set(printed))
 

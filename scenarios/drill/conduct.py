@@ -53,7 +53,7 @@ def drill(faults: int | None, minutes: float | None, seed: int | None, scale: bo
     system = on_servers(folder) if scale or named else System(folder, free_settings(folder))
     where = " on PostgreSQL and NATS servers of its own" if scale or named else ""
     why = f", since {named[0]} is set," if named and not scale else ""
-    rest = "Ctrl-C ends it early, and checks it all the same."
+    rest = "Ctrl-C ends it early; it is still checked."
     deliver(f"A drill{where}{why} with seed {seed} in {folder}. {rest}")
     player = Player(system, seed)
     try:
@@ -63,7 +63,7 @@ def drill(faults: int | None, minutes: float | None, seed: int | None, scale: bo
         deliver("Ended at once, and not checked.")
     except StartError as error:
         deliver(f"Not begun: {error}")
-    deliver(f"What there is, is in {folder}")
+    deliver(f"What it has left is in {folder}")
     return 1
 
 
@@ -178,8 +178,8 @@ class Player:
         return taken
 
     def _repeating(self, fault: Fault) -> int:
-        """How many crashes a fault is that let payment print lines again: those of its copies, and
-        of the server that holds which lines were printed.
+        """How many crashes of a fault let payment print lines again: those of its copies, and
+        of the server that records which lines were printed.
         """
         crashed = self.system.copies("payment") if fault.kind == "kill" else ()
         return len({*crashed, DATABASE_SERVER}.intersection(fault.names))

@@ -76,10 +76,10 @@ class Faults:
 def outages(
     done: Sequence[Done], probes: Sequence[float], sellers: Collection[str] = ("shop",)
 ) -> dict[str, list[float]]:
-    """The longest gap between confirmed checkouts that each death met, in seconds by unit.
+    """By unit, the longest gap between confirmed checkouts around each kill, in seconds.
 
-    Only faults that killed one unit are looked at. A death whose gap is met by another fault of
-    the ``sellers``, without which there is no checkout, says nothing, and is left out.
+    Only faults that killed a single unit count. If the gap overlaps another fault of
+    the ``sellers``, without which there is no checkout, the kill is left out.
     """
     on_sellers = [one for one in done if not set(sellers).isdisjoint(one.fault.names)]
     longest: dict[str, list[float]] = defaultdict(list)

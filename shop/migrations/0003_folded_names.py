@@ -10,7 +10,7 @@ FOLD = """UPDATE "user" SET folded_name = folded.column2
 
 
 def up(migrator, db):
-    # It may be null, so that a version of before can go on adding users beside this one.
+    # It may be null, so that an older version can go on adding users beside this one.
     migrator.migrate(migrator.add_column("user", "folded_name", TextField(null=True)))
     users = db.execute_sql('SELECT id, name FROM "user"').fetchall()
     mark = db.param

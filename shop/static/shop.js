@@ -69,8 +69,8 @@ function showItems() {
     : "";
   find("no-items").hidden = found.length > 0 || !areKnown;
   find("no-items").textContent = items.length
-    ? "Nothing is called so."
-    : "There is nothing for sale yet: the warehouse has a page for that.";
+    ? "No item matches that."
+    : "There is nothing for sale yet: add items on the Warehouse page.";
 }
 
 function card(item) {
@@ -129,9 +129,9 @@ function cartLine(line) {
     make("span", {}, line.name),
     make("span", { className: "money end" }, money(line.price * line.quantity)),
     make("div", { className: "row" }, [
-      button("−", `One ${line.name} less`, () => put(line, inCart(line) - 1)),
+      button("−", `Remove one ${line.name}`, () => put(line, inCart(line) - 1)),
       make("span", {}, line.quantity),
-      button("+", `One ${line.name} more`, () => put(line, inCart(line) + 1)),
+      button("+", `Add one ${line.name}`, () => put(line, inCart(line) + 1)),
     ]),
     button("Remove", `Remove ${line.name} from the cart`, () => put(line, 0)),
   ];
@@ -165,7 +165,7 @@ function choose(chosen) {
   find("late").hidden = true;
   find("older").hidden = true;
   find("no-orders").hidden = user !== null;
-  find("no-orders").textContent = "Say who you are, and your orders are here.";
+  find("no-orders").textContent = "Say who you are to see your orders.";
   find("who").value = "";
   showMe();
   lookAtOrders(true);
@@ -178,8 +178,8 @@ function showMe() {
   showPeople();
 }
 
-// Those who are found by a part of their name, and the one whose number it is; for which text each
-// answer is, since answers may be under way while somebody writes.
+// The users found by a part of their name, and the one found by number; each with the text that was
+// searched for, since an answer may arrive while somebody types on.
 const who = () => find("who").value.trim();
 const isNumber = (text) => /^[1-9]\d*$/.test(text) && Number.isSafeInteger(Number(text));
 const numberPath = (id) => `/api/users?limit=1${id > 1 ? `&after=${id - 1}` : ""}`;
@@ -215,7 +215,7 @@ function showPeople() {
     named.text === who() && (!isNumber(who()) || numbered.text === who()) && who() !== "";
   find("nobody").textContent =
     isAnswered && found.length === 0
-      ? "Nobody is called so."
+      ? "Nobody has that name or number."
       : isAnswered && named.users.length === PEOPLE
         ? "There may be others: type more of the name."
         : "";

@@ -134,7 +134,7 @@ def test_the_shop_is_searched(browser: Browser, add_item: AddItem) -> None:
     browser.sees("2 of 3")
     assert "Perch" not in browser.text("#items")
     browser.fill("#search", "parrot")
-    browser.sees("Nothing is called so.")
+    browser.sees("No item matches that.")
 
 
 def test_the_ledger_sums_and_pays(browser: Browser) -> None:

@@ -1141,7 +1141,7 @@ def test_a_server_that_is_too_old_is_refused_in_one_line(
                     ends.append(listener.accept()[0])
                     ends[-1].sendall(INFO.replace(b"2.12.0-RC.1", version))
         (said,) = [line["error"] for line in lines if "too old" in str(line)]
-        assert said == f"nats-server {version.decode()} is too old: it takes 2.12 or later"
+        assert said == f"nats-server {version.decode()} is too old: 2.12 or later is needed"
         assert not writer.up
         writer.close()
     for end in ends:

@@ -174,7 +174,7 @@ def test_a_place_is_read_as_it_is_written() -> None:
 
 @pytest.mark.parametrize("text", ["", "7", f"{E1.hex()}:", f"{E1.hex()}:01", f"{E1.hex()}:{2**63}"])
 def test_what_is_no_place_is_said(text: str) -> None:
-    with pytest.raises(ValueError, match="is no place"):
+    with pytest.raises(ValueError, match="is not a place"):
         Place.parse(text)
 
 

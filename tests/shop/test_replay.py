@@ -114,6 +114,6 @@ def test_a_journal_that_lost_its_end_is_not_believed(
     inventory.exchange.stop()
     broker.journal._database.execute_sql("DELETE FROM entry WHERE sequence > 1")
     monkeypatch.setattr(messaging.replay, "NO_PROGRESS_S", 0.5)
-    with pytest.raises(StartError, match="has not all events yet"):
+    with pytest.raises(StartError, match="does not have all events yet"):
         COMMAND.run(stocked, Namespace())
     assert [item["id"] for item in stocked.catalogue.on_sale()] == [1, 3]

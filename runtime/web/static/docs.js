@@ -1,3 +1,3 @@
-// The interface of a service, shown by Swagger UI, which asks nobody else what it thinks of it.
+// Shows the HTTP API of a service by Swagger UI, which uses no outside validator.
 
 SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", validatorUrl: null });

@@ -4,7 +4,7 @@ import facts from "/shared/facts.js";
 
 const POLL_MS = 1000;
 const FEW = 5;
-const HIDDEN_MS = 1000; // at most, until what there is has come: nothing moves while a page loads
+const HIDDEN_MS = 1000; // at most, while a page loads, so that nothing moves
 const PATIENCE_MS = 5000;
 
 // What a service refused: `status`, and a sentence for the reader.
@@ -53,9 +53,9 @@ export function explain(error) {
     : "The service did not answer. Nothing is lost: try again.";
 }
 
-// Calls `show` with what is at a path, now and whenever that changes; `path()` may change, too, or
-// be null. Returns a function that looks at once; `anew`, for a view that was cleared, shows it
-// even if it is what it was.
+// Calls `show` with the content of a path, now and whenever it changes; `path()` may change, too,
+// or be null. Returns a function that looks at once; `anew`, for a view that was cleared, shows
+// even unchanged content.
 export function watch(path, show) {
   let view = {};
   const look = async () => {
@@ -134,8 +134,8 @@ async function showState() {
 
 // --- the other pages
 
-// Each is on its own port of the same host. A page that is not on its own is behind a proxy, which
-// has other addresses for them: there are no links then.
+// Each is on its own port of the same host. On any other port, a page is behind a proxy, which
+// has other addresses for the pages: then there are no links.
 function link(nav) {
   const port = location.port || (location.protocol === "https:" ? "443" : "80");
   const ports = facts.ports ?? {};
@@ -182,9 +182,9 @@ export function make(tag, properties = {}, children = []) {
   return element;
 }
 
-// Lets a list show one element for each row, in their order, and keeps those that are there: the
-// keyboard's focus, and what a screen reader reads, stay where they are. A few that are new are
-// shown as such; many, as at first, would keep a slow computer busy.
+// Shows one element for each row, in order, and keeps the elements that are unchanged, so that the
+// keyboard's focus and a screen reader stay where they are. A few new elements are highlighted;
+// to highlight many, as at first, would keep a slow computer busy.
 export function showRows(list, rows, build, keyOf = (row) => row.id) {
   const there = new Map(Array.from(list.children, (child) => [child.dataset.key, child]));
   const fresh = [];
@@ -212,7 +212,7 @@ export function showRows(list, rows, build, keyOf = (row) => row.id) {
   list.dataset.shown = "yes";
 }
 
-// Whether names have all the words of a text, in any case, and with accents composed or not.
+// Whether names have all the words of a text, ignoring case and how accents are composed.
 export function finder(text) {
   const words = folded(text).split(/\s+/).filter(Boolean);
   return (name) => words.every((word) => folded(name).includes(word));
@@ -243,7 +243,7 @@ export function parseMoney(text) {
   const parts = AMOUNT.exec(text);
   if (!parts) {
     const like = DIGITS ? `40 or ${EXAMPLE}` : "40";
-    throw new Refusal(422, { detail: `A price is written like ${like}.` });
+    throw new Refusal(422, { detail: `Write an amount like ${like}.` });
   }
   return Number(parts[1] + (parts[2] ?? "").padEnd(DIGITS, "0"));
 }
