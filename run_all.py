@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from runtime.process.children import Child, held, listens
+from runtime.process.children import Child, ending, held, listens
 from runtime.process.commands import command_line, number
 from runtime.process.output import complain, reserve_standard_streams, say
-from runtime.process.settings import Settings, authority, load_settings
+from runtime.process.settings import NAMES, Settings, authority, load_settings
 from runtime.process.signals import stop_signals
 
-NAMES = ("broker", "inventory", "shop", "payment")
 EXAMPLES = """\
 %(prog)s
 %(prog)s --without payment
@@ -98,10 +97,11 @@ def supervise(
     while children and not stopped(0.1):
         for child in [child for child in children if child.process.poll() is not None]:
             children.remove(child)
+            end = ending(child.process.returncode)
             if together:
-                complain(f"{child.name} {child.end()}: the others are stopped", service="run_all")
+                complain(f"{child.name} {end}: the others are stopped", service="run_all")
                 return 1
-            say(f"{child.name} {child.end()}; start it again: python -m {child.name}")
+            say(f"{child.name} {end}; start it again: python -m {child.name}")
         expected = [pair for child in children for pair in wanted[child.name].values()]
         if children and not announced and all(listens(*pair) for pair in expected):
             announced = True

@@ -109,7 +109,7 @@ class Service:
     @classmethod
     def wsgi(cls) -> WSGIApplication:
         """The app for other WSGI servers, made by its first request."""
-        return on_first_request(cls.name, lambda: cls(load_settings()).app())
+        return on_first_request(cls.name, lambda settings: cls(settings).app())
 
     @classmethod
     def main(cls) -> None:

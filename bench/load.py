@@ -18,7 +18,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from bench.processes import Failed
+from bench.errors import Failed
 
 CONNECTIONS = 16
 ANSWER_TIMEOUT_S = 30

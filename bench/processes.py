@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from bench.errors import Failed
 from runtime import ROOT
 from runtime.process.children import listens
-from runtime.process.errors import ShopError
 from scenarios.servers import HOST
 from scenarios.system import free_ports
 
@@ -22,14 +22,6 @@ POLL_S = 0.005
 
 Settings = Mapping[str, str]  # environment variables
 NO_SETTINGS: Settings = MappingProxyType({})
-
-
-class Failed(ShopError):
-    """Something that is to be measured does not do its work."""
-
-
-class LeftOut(ShopError):
-    """A contestant cannot take part here; its text is the reason."""
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:

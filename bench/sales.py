@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from pydantic_core import to_json
 
+from bench.errors import Failed
 from bench.filling import ITEMS_BOUGHT, USER_ID
 from bench.load import CONNECTIONS, JSON, Load, Request, drive
-from bench.processes import Failed
 from bench.system import System, row
 
 BODY = to_json({"user_id": USER_ID, "item_ids": ITEMS_BOUGHT})

@@ -9,9 +9,11 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from bench.errors import Failed
 from bench.load import Request, ask
-from bench.processes import Failed, Process, Processes
+from bench.processes import Process, Processes
 from runtime import ROOT
+from runtime.process.settings import SERVICES
 from scenarios.servers import HOST
 from scenarios.system import free_settings
 
@@ -33,8 +35,10 @@ class System:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The settings as environment variables, and no driver that only servers need."""
-        return {**self.settings.environment(), "PYTHONPATH": str(ROOT / "bench" / "absent")}
+        """The settings as environment variables; on files, there is no driver of servers."""
+        on_files = not any(map(self.settings.database_url, SERVICES))
+        hidden = {"PYTHONPATH": str(ROOT / "bench" / "absent")} if on_files else {}
+        return self.settings.environment() | hidden
 
     def spawn(self, *names: str) -> None:
         """Start processes, and do not wait for them."""

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from bench.errors import LeftOut
 from bench.findings import Series
-from bench.processes import LeftOut
 from runtime.process.output import deliver
 
 NOTHING = "nothing is kept"

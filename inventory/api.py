@@ -4,9 +4,7 @@ from functools import partial
 
 from falcon import Request, Response
 from pydantic import BaseModel, StrictBool
-
-from inventory.items import Items, NewStatus
-from inventory.items import NewItem as ToCreate
+from inventory.items import Items, NewStatus, ToCreate
 from runtime.process.fields import Id, Name, Price
 from runtime.web.lists import IdPage, KeptList
 from runtime.web.once import Answer, Change
@@ -54,7 +52,7 @@ class ItemResource:
 
     def __init__(self, items: Items) -> None:
         self._items = items
-        self._kept = KeptList(items.database, items.version, items.all)
+        self._kept = KeptList(items.database, items.token, items.all)
 
     @api.validate(resp=answers(200, list[Item]), tags=[ITEMS], operation_id="listItems")
     def on_get(self, req: Request, resp: Response, query: IdPage) -> None:

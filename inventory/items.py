@@ -11,7 +11,7 @@ from runtime.process.errors import NotFound
 from runtime.storage.database import Database
 
 ALL = "SELECT id, name, price, active FROM item ORDER BY id"
-VERSION = "SELECT token FROM items_version"
+TOKEN = "SELECT token FROM items_version"
 SHOWN = (Item.id, Item.name, Item.price, Item.active)
 CREATE = "INSERT INTO item (name, price, active, version) VALUES {}"
 FIND = "SELECT id, name, price, active, version FROM item WHERE id IN ({})"
@@ -19,7 +19,7 @@ CHANGE = """UPDATE item SET active = column2, version = column3 FROM (VALUES {})
             WHERE id = column1"""
 
 
-class NewItem(NamedTuple):
+class ToCreate(NamedTuple):
     """An item to create, with a price in the smallest coin."""
 
     name: str
@@ -49,9 +49,9 @@ class Items:
             for item_id, name, price, active in self.database.run(ALL)
         ]
 
-    def version(self) -> int:
+    def token(self) -> int:
         """A number that a trigger changes with every change of an item."""
-        return int(self.database.run(VERSION).fetchone()[0])
+        return int(self.database.run(TOKEN).fetchone()[0])
 
     def get(self, item_id: int) -> dict[str, Any]:
         """One item; `NotFound` if there is none."""
@@ -60,14 +60,12 @@ class Items:
             raise _not_found(item_id)
         return dict(row)
 
-    def create(self, items: Sequence[NewItem]) -> list[dict[str, Any]]:
+    def create(self, items: Sequence[ToCreate]) -> list[dict[str, Any]]:
         """Add items, active, and return each."""
         with self.database.write():
-            ids = self.database.add(CREATE, [(name, price, True, 1) for name, price, _ in items])
-            rows = [
-                _Row(item_id, name, price, True, 1)
-                for item_id, (name, price, _) in zip(ids, items, strict=True)
-            ]
+            new = [(item.name, item.price, True, 1) for item in items]
+            ids = self.database.add(CREATE, new)
+            rows = [_Row(item_id, *row) for item_id, row in zip(ids, new, strict=True)]
             pairs = zip(rows, items, strict=True)
             facts = [row.fact(item.correlation_id) for row, item in pairs]
             self._outbox.emit("item.created", facts)

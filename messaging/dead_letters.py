@@ -96,7 +96,7 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
         deliver(
             "retry applies them again; show, mend and discard take the number of one"
             if rows
-            else "no event is dead"
+            else "there are no dead letters"
         )
         return 0
     if arguments.action in ("show", "discard"):

@@ -187,11 +187,8 @@ class Exchange(threading.Thread):
                     asking[stream].handle_end(end)
                 case (Run(stream) as run) | Replay(_, Run(stream) as run) if stream in asking:
                     asking[stream].receive(run)
-        for stream, reader in readers.items():
-            if not self._transport.up:
-                reader.disconnect()
-            elif (wanted := reader.want()) is not None:
-                self._transport.fetch(stream, wanted)
+        for reader in readers.values():
+            reader.ask(self._transport)
         for reader in readers.values():
             reader.apply()
         self._publish()

@@ -81,6 +81,10 @@ class Follower:
                     self.handle_end(end)
                 case (Run(self.stream) as run) | Replay(_, Run(self.stream) as run):
                     self.receive(run)
+        self.ask(transport)
+
+    def ask(self, transport: Transport) -> None:
+        """Ask for what is missing, if it is time."""
         if not transport.up:
             self.disconnect()
         elif (wanted := self.want()) is not None:

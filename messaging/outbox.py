@@ -53,7 +53,7 @@ class Outbox:
         epoch, last, body = advanced
         previous = digest(bytes(body)) if body else None
         rows = self._rows(epoch, last - count, previous, type, facts)
-        self._database.run_rows(APPEND, list(rows))
+        self._database.run_rows(APPEND, rows)
 
     def _rows(
         self, epoch: bytes, after: int, previous: bytes | None, type: str, facts: Sequence[Fact]

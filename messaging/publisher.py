@@ -8,7 +8,7 @@ import structlog
 from messaging.event import Event
 from messaging.outbox import Outbox
 from messaging.timeout import Timeout
-from messaging.transports.wire import RUN_EVENTS, Place, Run, digest, runs
+from messaging.transports.wire import RUN_EVENTS, START, Place, Run, digest, runs
 from runtime.process.clock import age_s
 
 log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ class Publisher:
         self._sent_at = self._progress_at = self._rewound_at = float("-inf")
         self._asked_at = self._suspected_at = float("-inf")
         self._compared: Place | None = None  # up to here the journal's events are known to be ours
-        self._after: Place | None = None  # the place that the journal was asked about
+        self._after = START  # the place that the journal was asked about
         self._compare_after(Place(epoch, max(acked - 1, 0)))
 
     @property
@@ -97,7 +97,7 @@ class Publisher:
         if not up:
             pass  # but a problem found is noted
         elif self._comparing:
-            self._ask(head, now)
+            self._ask(now)
         else:
             self._send_window(head, now)
         is_due = self._acked != acked and now - self._noted_at >= NOTE_INTERVAL_S
@@ -118,12 +118,12 @@ class Publisher:
             self._rewind(now, self._acked)
             self._window = FIRST_WINDOW_EVENTS
 
-    def _ask(self, head: Place, now: float) -> None:
+    def _ask(self, now: float) -> None:
         if now - self._asked_at >= (PROBE_INTERVAL_S if self.problem else self._timeout.seconds):
             if self._asked_at > float("-inf") and not self.problem:
                 self._timeout.expired()
             self._asked_at = now
-            self._fetch(self._outbox.stream, self._after or head)
+            self._fetch(self._outbox.stream, self._after)
 
     def _send_window(self, head: Place, now: float) -> None:
         if self._sent > self._acked and now - self._progress_at >= self._timeout.seconds:
@@ -199,7 +199,7 @@ class Publisher:
             )
         elif journal == self._compared or kept == oldest - 1:
             self._resume(kept)
-        elif self._after and not (self.problem and self._after < journal):
+        elif not (self.problem and self._after < journal):
             self._compare_after(min(self._after, Place(journal.epoch, journal.sequence - 1)))
 
     def _resume(self, acked: int) -> None:

@@ -119,7 +119,8 @@ class Payments:
             wanted &= Payment.order_id == order_id
         if after:
             wanted &= Payment.id < after
-        return self._select(wanted, limit)
+        query = Payment.select().where(wanted).order_by(Payment.id.desc()).limit(limit)
+        return [_shown(row) for row in query.dicts().execute(self._database)]
 
     def totals(self, user_id: int | None = None) -> dict[str, Any]:
         """What all users have paid, with the biggest payers first, or one user:
@@ -134,10 +135,6 @@ class Payments:
             payers = self._database.run(BIGGEST, MAX_PAYERS).fetchall()
         users = [dict(zip(("user_id", "count", "sum"), payer, strict=True)) for payer in payers]
         return {"count": count, "sum": total, "users": users}
-
-    def _select(self, wanted: Any, limit: int | None = None) -> list[dict[str, Any]]:
-        query = Payment.select().where(wanted).order_by(Payment.id.desc()).limit(limit)
-        return [_shown(row) for row in query.dicts().execute(self._database)]
 
     def unannounced(self, limit: int) -> list[dict[str, Any]]:
         """The oldest payments that the console has not shown, at most ``limit``."""

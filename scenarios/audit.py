@@ -9,10 +9,10 @@ from pathlib import Path
 from runtime.backup import left_out, nobody_commits
 from runtime.process.output import complain, deliver
 from runtime.process.progress import Progress
-from runtime.process.settings import Settings
+from runtime.process.settings import NAMES, Settings
 from runtime.process.signals import stop_signals
 from scenarios.drill.report import table
-from scenarios.rules import COMING, NAMES, RULES, WRONG, damages, opened, prepare
+from scenarios.rules import COMING, RULES, WRONG, damages, opened, prepare
 
 STEPS = 100_000  # of SQLite's machine, between two looks at the clock and for signals
 COUNTED = {"items": "inventory.item", "orders": 'shop."order"', "payments": "payment.payment"}

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic_core import from_json
 
 from runtime.process.output import deliver
-from runtime.process.settings import Settings, authority
+from runtime.process.settings import SERVICES, Settings, authority
 from runtime.process.signals import stop_signals
-from scenarios.system import ON_FILES, SERVICES, System
+from scenarios.system import ON_FILES, System
 
 ASSORTMENT = (  # prices in the smallest coin
     ("Millet, 5 kg", 4000),

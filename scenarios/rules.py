@@ -11,7 +11,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import UUID
 
-NAMES = ("broker", "inventory", "shop", "payment")
+from runtime.process.settings import NAMES, SERVICES
+
 WRITERS = {"items": "inventory", "orders": "shop", "payments": "payment"}
 READERS = {"items": "shop", "orders": "payment", "payments": "shop"}
 SUBJECTS = {"items": "id", "orders": "order_id", "payments": "order_id"}  # what readers change
@@ -101,7 +102,7 @@ RULES = {
     **{
         f"{name} has no dead letters": f"""
             SELECT stream || ' ' || sequence, '{WRONG}' FROM {name}.dead_letter"""
-        for name in NAMES[1:]
+        for name in SERVICES
     },
     "each order is paid once, at its price": f"""
         SELECT dashed(o.id), CASE

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from runtime.process.children import ending, listens
 from runtime.process.errors import StartError
 
 HOST = "127.0.0.1"
@@ -88,17 +88,12 @@ class Unit:
 
     def answers(self) -> bool:
         """Whether it can be used."""
-        with suppress(OSError):
-            socket.create_connection((HOST, self.port), timeout=1).close()
-            return True
-        return False
+        return listens(HOST, self.port)
 
     def ended(self) -> str | None:
         """How it has ended, if it has."""
         code = self._process.poll() if self._process else None
-        if code is None:
-            return None
-        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return None if code is None else ending(code)
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""

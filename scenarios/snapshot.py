@@ -14,15 +14,15 @@ from messaging.transports.wire import START, Place
 from runtime.process.settings import Settings
 from runtime.storage.database import SqliteFile, database_of
 from runtime.storage.migrate_to import copy
+from scenarios.rules import WRITERS
 
-SERVICES = (inventory.tables, shop.tables, payment.tables)
-STREAMS = ("items", "orders", "payments")
+MODELS = (inventory.tables, shop.tables, payment.tables)
 POLL_S = 0.05
 
 
 def snapshot(settings: Settings, folder: Path) -> None:
     """Write each database that is on a server, and the streams of NATS, to ``NAME.db``."""
-    for models in SERVICES:
+    for models in MODELS:
         name = models.__name__.partition(".")[0]
         if settings.database_url(name):
             packages = ("runtime", "messaging", name)
@@ -38,7 +38,7 @@ def snapshot(settings: Settings, folder: Path) -> None:
         target.open()
         with target.write():
             Entry.delete().execute(target)
-            for stream in STREAMS:
+            for stream in WRITERS:
                 rows = ((stream, *place, body) for place, body in journal(settings, stream))
                 target.run_rows(APPEND, rows)
         target.close()

@@ -16,12 +16,10 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from runtime.process.children import Child
-from runtime.process.settings import Settings, from_environment
+from runtime.process.children import spawn
+from runtime.process.settings import NAMES, SERVICES, Settings, from_environment
 from scenarios.servers import HOST, STOP_TIMEOUT_S, NatsServer, PostgresServer, Unit
 
-NAMES = ("broker", "inventory", "shop", "payment")
-SERVICES = tuple(name for name in NAMES if name != "broker")
 # What names servers; these values name none.
 ON_FILES = MappingProxyType(
     {
@@ -57,7 +55,7 @@ class Process(Unit):
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         with self.out.open("ab") as out, self.log.open("ab") as err:
-            return Child(self.module, 0, self._settings.environment(), out, err).process
+            return spawn(self.module, self._settings.environment(), out, err)
 
     def answers(self) -> bool:
         """Whether it can do its work now."""
@@ -168,10 +166,6 @@ class System:
     def release(self, names: Iterable[str]) -> None:
         """Give processes back, which run from now on."""
         self._held.difference_update(names)
-
-    def is_ready(self, name: str) -> bool:
-        """Whether a unit can do its work now."""
-        return self._units[name].answers()
 
     def wait_until_ready(self, names: Iterable[str] | None = None) -> None:
         """Wait for units, or all; one that ends by itself, or takes too long, is a complaint."""

@@ -7,7 +7,6 @@ from uuid import UUID
 
 from falcon import Request, Response
 from pydantic import BaseModel, Field
-
 from runtime.process.fields import Id, Name
 from runtime.web.lists import IdPage, KeptList, Page, QueryId, send_list
 from runtime.web.once import Change
@@ -141,7 +140,7 @@ class ItemResource:
     """The items for sale."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self._kept = KeptList(catalogue.database, catalogue.version, catalogue.on_sale)
+        self._kept = KeptList(catalogue.database, catalogue.token, catalogue.on_sale)
 
     @api.validate(resp=answers(200, list[Item]), tags=[ITEMS], operation_id="listItems")
     def on_get(self, req: Request, resp: Response, query: IdPage) -> None:

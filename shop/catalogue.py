@@ -13,7 +13,7 @@ UPDATE = """INSERT INTO item (id, name, price, active, version, epoch) VALUES {}
     SET name = excluded.name, price = excluded.price,
         active = excluded.active, version = excluded.version
     WHERE excluded.version > item.version"""
-VERSION = "SELECT token FROM catalogue_version"
+TOKEN = "SELECT token FROM catalogue_version"
 ON_SALE = "SELECT id, name, price, active FROM item WHERE active ORDER BY id"
 WHOLE = "SELECT id, name, price, active, version, epoch FROM item WHERE id > ? ORDER BY id LIMIT ?"
 REMOVE = "DELETE FROM item WHERE id IN ({})"
@@ -37,21 +37,21 @@ class Catalogue:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._known: tuple[int, dict[int, dict[str, Any]]] = 0, {}  # at this version
+        self._known: tuple[int, dict[int, dict[str, Any]]] = 0, {}  # at this token
 
     def on_sale(self) -> list[dict[str, Any]]:
         """All active items, by id."""
         return [_shown(row) for row in self.database.run(ON_SALE)]
 
-    def version(self) -> int:
+    def token(self) -> int:
         """A number that a trigger changes with every change of an item."""
-        return int(self.database.run(VERSION).fetchone()[0])
+        return int(self.database.run(TOKEN).fetchone()[0])
 
     def find(self, item_ids: Collection[int]) -> dict[int, dict[str, Any]]:
         """The existing ones of these items, active or not, by id; do not change the rows."""
-        version = self.version()
-        if self._known[0] != version:
-            self._known = version, {}
+        token = self.token()
+        if self._known[0] != token:
+            self._known = token, {}
         _, known = self._known
         if unknown := [item_id for item_id in item_ids if item_id not in known]:
             known |= {row[0]: _shown(row) for row in self.database.find(FIND, unknown)}
@@ -63,9 +63,7 @@ class Catalogue:
         An older version never replaces a newer one, nor an older epoch a newer one. A newer
         epoch is a new warehouse, with which the catalogue starts empty.
         """
-        newest: dict[
-            int, Row
-        ] = {}  # by item, since PostgreSQL refuses one row twice in a statement
+        newest: dict[int, Row] = {}  # PostgreSQL refuses one row twice in a statement
         for item in items:
             row = Row(**item, epoch=epoch)
             if row.id not in newest or row.version > newest[row.id].version:
@@ -97,10 +95,9 @@ class Catalogue:
             after = page[-1][0]
 
     def replace(self, item_ids: Sequence[int], rows: Mapping[int, Row]) -> None:
-        """Replace these items by their rows, and delete those without one."""
-        with self.database.write():
-            self.database.run(REMOVE.format(", ".join("?" * len(item_ids))), *item_ids)
-            self.database.run_rows(ADD, [rows[id_] for id_ in item_ids if id_ in rows])
+        """Replace these items by their rows, or delete them, in the open transaction."""
+        self.database.run(REMOVE.format(", ".join("?" * len(item_ids))), *item_ids)
+        self.database.run_rows(ADD, [rows[id_] for id_ in item_ids if id_ in rows])
 
 
 def _shown(row: tuple[int, str, int, int]) -> dict[str, Any]:

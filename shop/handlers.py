@@ -33,11 +33,9 @@ def handlers(catalogue: Catalogue, orders: Orders) -> dict[str, Handlers]:
     """The streams that the shop reads, each with its table of event type and function."""
 
     def item_changed(events: list[Event]) -> None:
-        items = [ItemChanged.model_validate(event.data).model_dump() for event in events]
-        for epoch, some in groupby(
-            zip(events, items, strict=True), lambda each: each[0].place.epoch
-        ):
-            catalogue.update(epoch, [item for _, item in some])
+        for epoch, some in groupby(events, lambda event: event.place.epoch):
+            items = [ItemChanged.model_validate(event.data).model_dump() for event in some]
+            catalogue.update(epoch, items)
 
     def payment_succeeded(events: list[Event]) -> None:
         payments = [(PaymentSucceeded.model_validate(event.data), event) for event in events]

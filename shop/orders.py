@@ -99,18 +99,12 @@ class Orders:
             raise NotFound(f"There is no order {order_id}.")
         return self.with_lines([row])[0]
 
-    def of_user(
-        self, user_id: int, after: UUID | None = None, limit: int | None = None
-    ) -> list[dict[str, Any]]:
-        """A user's orders after ``after``, newest first, at most ``limit``."""
-        return self.with_lines(self.rows_of_user(user_id, after, limit))
-
     def rows_of_user(
-        self, user_id: int, after: UUID | None = None, limit: int | None = None
+        self, user_id: int, after: UUID | None, limit: int | None
     ) -> list[dict[str, Any]]:
-        """The same orders as rows of the table, with the number of their ``lines``.
+        """A user's orders after ``after``, newest first, at most ``limit``, as rows of the table.
 
-        `Refused` if ``after`` is no order.
+        Each has the number of its ``lines``. `Refused` if ``after`` is no order.
         """
         wanted = Order.user == user_id
         if after:
@@ -126,8 +120,7 @@ class Orders:
     def with_lines(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """These orders as the HTTP interface shows them."""
         lines: dict[int, list[dict[str, Any]]] = {row["number"]: [] for row in rows}
-        wanted = LINES.format(", ".join("?" * len(lines)) or "NULL")
-        for number, item_id, name, price, quantity in self._database.run(wanted, *lines):
+        for number, item_id, name, price, quantity in self._database.find(LINES, lines):
             line = {"item_id": item_id, "name": name, "price": price, "quantity": quantity}
             lines[number].append(line)
         return [_shown(row, lines[row["number"]]) for row in rows]

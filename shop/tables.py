@@ -61,7 +61,7 @@ Order.add_index(Order.paid_at, Order.placed_at, where=Order.paid_at.is_null(), n
 class OrderLine(Table):
     """An item of an order, with the name and price of its purchase."""
 
-    order = ForeignKeyField(Order, backref="lines")
+    order = ForeignKeyField(Order)
     item_id = BigIntegerField()
     name = CharField()
     price = BigIntegerField()

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from inventory.app import Inventory
-from inventory.items import NewItem, NewStatus
+from inventory.items import NewStatus, ToCreate
 from payment.app import Payment
 from payment.payments import Paid, Pay
 from shop.app import Shop
@@ -32,8 +32,14 @@ def mark_paid(shop: Shop, order_id: UUID, paid_at: str) -> None:
     shop.orders.mark_paid([PaidOrder(order_id, paid_at)])
 
 
+def orders_of(
+    shop: Shop, user_id: int, after: UUID | None = None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    return shop.orders.with_lines(shop.orders.rows_of_user(user_id, after, limit))
+
+
 def create_item(inventory: Inventory, name: str, price: int) -> dict[str, Any]:
-    return dict(only(inventory.items.create([NewItem(name, price)])))
+    return dict(only(inventory.items.create([ToCreate(name, price)])))
 
 
 def toggle(inventory: Inventory, item_id: int) -> dict[str, Any]:

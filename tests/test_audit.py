@@ -94,11 +94,11 @@ CHANGES = {
     "broker": [
         (
             "UPDATE entry SET body = CAST('{}' AS BLOB) WHERE stream = 'orders' AND sequence = 3",
-            "the journal of orders is the outbox of shop",
+            "the journal of orders matches the outbox of shop",
         ),
         (
             "DELETE FROM entry WHERE stream = 'items' AND sequence = 1",
-            "the journal of items is the outbox of inventory",
+            "the journal of items matches the outbox of inventory",
         ),
     ],
 }
@@ -150,7 +150,7 @@ def test_an_audit_that_cannot_be_made(filled: Settings, capfd: pytest.CaptureFix
     on_nats = filled.model_copy(update={"broker_url": "nats://127.0.0.1:1"})
     payment.rename(filled.data_dir / "away.db")
     shop.write_bytes(b"no database" * 1000)
-    for settings, why in ((on_nats, "it reads files"), (filled, "not a database")):
+    for settings, why in ((on_nats, "it reads only SQLite files"), (filled, "not a database")):
         assert audit(settings) == 1
         told = capfd.readouterr()
         assert (told.out, told.err.count("\n")) == ("", 1)

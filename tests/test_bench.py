@@ -13,11 +13,12 @@ import pytest
 
 from bench import chart, load, sales
 from bench.__main__ import figures, whole
+from bench.errors import Failed
 from bench.figures import FIGURES
 from bench.filling import ITEMS_BOUGHT, Rows, fill_all, fill_journal, fill_shop
 from bench.findings import Finding, Goal, Result, Results, Run, Series
 from bench.load import Load, Request
-from bench.processes import Failed, Processes
+from bench.processes import Processes
 from bench.report import keep, number, table
 from bench.sales import Till
 from bench.system import row

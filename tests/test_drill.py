@@ -16,7 +16,7 @@ import pytest
 
 import run_all
 from runtime.process.progress import Progress
-from runtime.process.settings import load_settings
+from runtime.process.settings import NAMES, SERVICES, load_settings
 from scenarios import servers
 from scenarios.drill import conduct
 from scenarios.drill.check import Findings, Verdict, check, compare_lines, judge
@@ -25,7 +25,7 @@ from scenarios.drill.faults import Done, outages
 from scenarios.drill.load import Load, Outcome
 from scenarios.drill.plan import Fault, plan
 from scenarios.drill.report import Story, passed, report, table
-from scenarios.system import NAMES, SERVICES, Answer, System, free_settings, named_servers
+from scenarios.system import Answer, System, free_settings, named_servers
 from tests.conftest import eventually
 from tests.drills import begin, left_behind, rows
 from tests.processes import World, trap
@@ -560,17 +560,17 @@ def test_what_clients_did_not_ask_for(played: Played) -> None:
         (
             "shop",
             "UPDATE outbox SET body = CAST(body || ' ' AS BLOB) WHERE sequence = 1",
-            "the journal of orders is the outbox of shop",
+            "the journal of orders matches the outbox of shop",
         ),
         (
             "broker",
             "UPDATE entry SET epoch = zeroblob(16) WHERE stream = 'items' AND sequence = 1",
-            "the journal of items is the outbox of inventory",
+            "the journal of items matches the outbox of inventory",
         ),
         (
             "shop",
             "UPDATE inbox SET body = CAST(body || ' ' AS BLOB) WHERE stream = 'payments'",
-            "the payments that shop has applied are the journal",
+            "the payments that shop has applied match the journal",
         ),
         (
             "payment",
@@ -650,12 +650,12 @@ def test_a_loss_ends_with_exit_code_1(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--drill", "--only", "shop"], "--only, --without, --abort-on-exit for neither"),
-        (["--drill", "--without", "shop"], "--only, --without, --abort-on-exit for neither"),
-        (["--faults", "5"], "are for --drill"),
-        (["--minutes", "5"], "are for --drill"),
-        (["--seed", "0"], "are for --drill"),
-        (["--scale"], "are for --drill"),
+        (["--drill", "--only", "shop"], "--only, --without, --abort-on-exit go with neither"),
+        (["--drill", "--without", "shop"], "--only, --without, --abort-on-exit go with neither"),
+        (["--faults", "5"], "need --drill"),
+        (["--minutes", "5"], "need --drill"),
+        (["--seed", "0"], "need --drill"),
+        (["--scale"], "need --drill"),
         (["--demo", "--scale"], "--scale is not allowed here"),
         (["--drill", "--faults", "5", "--minutes", "5"], "not allowed with argument"),
         (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.process.settings import SERVICES
 from scenarios.servers import PostgresServer
-from scenarios.system import SERVICES
 from tests.conftest import eventually, free_port
 from tests.drills import begin, left_behind, rows
 from tests.pairs import require_servers

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from inventory.app import Inventory
-from inventory.items import NewItem, NewStatus
+from inventory.items import NewStatus, ToCreate
 from payment.app import Payment
 from payment.payments import Paid, Pay
 from runtime.process.errors import NotFound, Refused
@@ -48,7 +48,7 @@ def made(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Made]:
 def test_items(made: Made) -> None:
     """One that comes twice changes twice, one after the other."""
     inventory = made(Inventory)
-    created = inventory.items.create([NewItem("Millet", 4000, "a"), NewItem("Hemp", 150, "b")])
+    created = inventory.items.create([ToCreate("Millet", 4000, "a"), ToCreate("Hemp", 150, "b")])
     assert created == inventory.items.all()
     assert [each["id"] for each in created] == [1, 2]
     toggles = [NewStatus(1), NewStatus(9), NewStatus(1), NewStatus(2, True), NewStatus(2, False)]

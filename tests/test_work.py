@@ -11,7 +11,7 @@ import pytest
 from falcon.testing import TestClient
 
 from inventory.app import Inventory
-from inventory.items import NewItem, NewStatus
+from inventory.items import NewStatus, ToCreate
 from messaging.event import Fact, document
 from messaging.transports.wire import Place, Run
 from payment.app import Payment
@@ -23,7 +23,7 @@ from runtime.web.requests import created
 from shop.app import Shop
 from shop.orders import Checkout, PaidOrder
 from tests.messaging.conftest import single
-from tests.rules import checkout, create_item
+from tests.rules import checkout, create_item, orders_of
 from tests.shop.conftest import EPOCH, stocked  # noqa: F401  # a fixture, asked for by its name
 
 LISTS = [1, 8, 256]
@@ -64,7 +64,7 @@ def test_checkouts_are_six_statements_in_one_commit(
     with statements(stocked.database) as told:
         answers = commit(stocked.database, once, changes)
     assert {answer.status for answer in answers if isinstance(answer, Answer)} == {201}
-    assert len(stocked.orders.of_user(1)) == number
+    assert len(orders_of(stocked, 1)) == number
     one_commit(told, ["INSERT", "SELECT"] * (3 if keyed else 2) + ["INSERT", "UPDATE"])
 
 
@@ -86,7 +86,7 @@ def test_other_rules_are_a_few_statements_in_one_commit(
         {"id": n, "name": "Millet", "price": 1, "active": True, "version": 2} for n in range(number)
     ]
     with statements(inventory.database) as told:
-        inventory.items.create([NewItem("Millet", 4000)] * number)
+        inventory.items.create([ToCreate("Millet", 4000)] * number)
     one_commit(told, ["INSERT", *emitted])
     with statements(inventory.database) as told:
         inventory.items.change([NewStatus(n + 1) for n in range(number)])

@@ -1,9 +1,10 @@
 """Catalogue: the items for sale, sent whole, and asked for again unchanged."""
 
+from bench.errors import Failed
 from bench.filling import fill_shop
 from bench.findings import Finding, Goal
 from bench.load import Request, ask, drive
-from bench.processes import Failed, Processes
+from bench.processes import Processes
 from bench.system import System
 from bench.turns import READS, Contestant, Effort, take_turns
 

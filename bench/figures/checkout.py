@@ -11,7 +11,7 @@ from bench.processes import Process, Processes
 from bench.sales import BODY, Till
 from bench.system import System
 from bench.turns import FLUSHED, Contestant, Effort, gather, need, take_turns
-from scenarios.system import NAMES
+from runtime.process.settings import NAMES
 
 ITEMS = 100
 

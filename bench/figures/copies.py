@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 
+from bench.errors import Failed, LeftOut
 from bench.figures.events import Clients
 from bench.filling import fill_shop, shop_packages
 from bench.findings import Finding
 from bench.load import CONNECTIONS, drive
-from bench.processes import Failed, LeftOut, Processes, wait_until
+from bench.processes import Processes, wait_until
 from bench.sales import checkout
 from bench.system import System
 from bench.turns import FLUSHED, Contestant, Effort, take_turns

@@ -7,10 +7,11 @@ import time
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
+from bench.errors import Failed
 from bench.filling import fill_shop
 from bench.findings import Finding, Goal, Series
 from bench.load import ANSWER_TIMEOUT_S
-from bench.processes import Failed, Processes
+from bench.processes import Processes
 from bench.system import System
 from bench.turns import Contestant, Effort, take_turns
 

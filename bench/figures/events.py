@@ -8,8 +8,9 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from bench.errors import LeftOut
 from bench.findings import Finding, Goal
-from bench.processes import NO_SETTINGS, LeftOut, Process, Processes, Settings
+from bench.processes import NO_SETTINGS, Process, Processes, Settings
 from bench.system import System
 from bench.turns import Contestant, Effort, gather, need, take_turns
 from runtime.process.children import listens

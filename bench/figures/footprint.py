@@ -10,7 +10,7 @@ from bench.load import Request, ask
 from bench.processes import Processes, wait_until
 from bench.system import System
 from bench.turns import Contestant, Effort, take_turns
-from scenarios.system import NAMES
+from runtime.process.settings import NAMES
 
 MIB = 1024 * 1024
 READY_S = 2.0

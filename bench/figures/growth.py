@@ -8,15 +8,16 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
+from bench.errors import Failed
 from bench.filling import Rows, fill_all, fill_shop
 from bench.findings import Finding, Goal
 from bench.load import JSON, Request, ask, drive
-from bench.processes import Failed, Processes, wait_until
+from bench.processes import Processes, wait_until
 from bench.sales import Till
 from bench.system import System, row
 from bench.turns import FLUSHED, READS, Contestant, Effort, take_turns
 from runtime.process.output import say
-from scenarios.system import NAMES
+from runtime.process.settings import NAMES
 
 SIZES = ((1_000, 100), (100_000, 100), (1_000_000, 100), (1_000_000, 10_000))
 QUICK_SIZES = ((1_000, 100), (10_000, 1_000))

@@ -10,15 +10,17 @@ import zmq
 from pydantic_core import from_json
 
 from bench.contestants.bare_hops import BACK, THERE
+from bench.errors import Failed
 from bench.filling import fill_shop
 from bench.findings import Finding, Goal, Series
 from bench.load import ask
-from bench.processes import Failed, Processes
+from bench.processes import Processes
 from bench.sales import checkout
 from bench.system import System
 from bench.turns import FLUSHED, Contestant, Effort, take_turns
+from runtime.process.settings import NAMES
 from scenarios.servers import HOST
-from scenarios.system import NAMES, free_ports
+from scenarios.system import free_ports
 
 ITEMS = 100
 IDLE_S = 0.02  # before each order

@@ -12,14 +12,15 @@ from uuid import uuid4
 
 from peewee import chunked
 
+from bench.errors import Failed
 from bench.filling import fill_journal, fill_shop, make
 from bench.findings import Finding, Goal
-from bench.processes import Failed, Processes
+from bench.processes import Processes
 from bench.sales import Till
 from bench.system import System, row
 from bench.turns import FLUSHED, Contestant, Effort, take_turns
 from runtime.process.clock import timestamp
-from scenarios.system import NAMES
+from runtime.process.settings import NAMES
 
 ITEMS = 100
 BATCH = 256  # as many as a reader applies in one transaction

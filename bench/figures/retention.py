@@ -2,10 +2,11 @@
 
 import time
 
+from bench.errors import Failed
 from bench.filling import AT, fill_old
 from bench.findings import Finding, Goal, Series
 from bench.load import drive
-from bench.processes import Failed, Processes
+from bench.processes import Processes
 from bench.sales import checkout
 from bench.system import System, row
 from bench.turns import FLUSHED, Contestant, Effort, take_turns

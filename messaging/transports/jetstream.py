@@ -492,12 +492,7 @@ def _subject(stream: str) -> str:
 def _place(message: Msg | RawStreamMsg) -> Place | None:
     """The place of an event; None if a message is none."""
     headers = message.headers or {}
-    return _parse(headers.get(PLACE) or headers.get(OLD_PLACE, "")) if message.data else None
-
-
-def _parse(text: str) -> Place | None:
-    """The place in a header; None if it is no event's."""
     with contextlib.suppress(ValueError):
-        place = Place.parse(text)
-        return place if place.sequence else None
+        place = Place.parse(headers.get(PLACE) or headers.get(OLD_PLACE, ""))
+        return place if place.sequence and message.data else None
     return None

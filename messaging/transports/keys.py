@@ -90,14 +90,11 @@ def _put(path: Path, public: bytes, secret: bytes | None = None) -> None:
     text += b'    secret-key = "%b"\n' % secret if secret else b""
     draft = path.with_name(f"{uuid4().hex}.draft")
     try:
-        with open(draft, "xb", opener=_for_owner) as file:  # Path.open has none
+        draft.touch(mode=0o600, exist_ok=False)
+        with draft.open("wb") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         draft.rename(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _for_owner(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

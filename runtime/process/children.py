@@ -28,36 +28,36 @@ def _is_object(line: str) -> bool:
     return False
 
 
+def spawn(
+    name: str, settings: Mapping[str, str], stdout: IO[bytes] | int, stderr: IO[bytes] | int
+) -> "subprocess.Popen[bytes]":
+    """Start ``python -m NAME`` in a process group of its own; ``settings`` go before our own."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ours = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}  # import nothing from the current folder
+    return subprocess.Popen(
+        [sys.executable, "-m", name],
+        env={**os.environ, **ours, **settings},
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+    )
+
+
 class Child:
     """A ``python -m NAME`` in a process group of its own; each of its lines is shown with its name.
 
-    ``color`` is an ANSI code, used on a terminal unless ``NO_COLOR`` is set. ``settings`` go before
-    those of this process. Lines of a ``stdout`` or ``stderr`` that is a file are in that file only.
+    ``color`` is an ANSI code, used on a terminal unless ``NO_COLOR`` is set.
     """
 
     def __init__(
-        self,
-        name: str,
-        color: int,
-        settings: Mapping[str, str] = MappingProxyType({}),
-        stdout: IO[bytes] | int = subprocess.PIPE,
-        stderr: IO[bytes] | int = subprocess.PIPE,
+        self, name: str, color: int, settings: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         self.name = name
         self._color = color
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        ours = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}  # import nothing from the current folder
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", name],
-            env={**os.environ, **ours, **settings},
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-        )
+        self.process = spawn(name, settings, subprocess.PIPE, subprocess.PIPE)
         self._pumps = [
             threading.Thread(target=self._pump, args=(source, target), daemon=True)
             for source, target in ((self.process.stdout, STDOUT), (self.process.stderr, STDERR))
-            if source
         ]
         for pump in self._pumps:
             pump.start()
@@ -79,11 +79,6 @@ class Child:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
-    def end(self) -> str:
-        """How the process ended."""
-        code = self.process.returncode
-        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-
     def stop(self, deadline: float) -> None:
         """Wait for the end after a signal, and force it at the deadline."""
         with suppress(subprocess.TimeoutExpired):
@@ -92,6 +87,11 @@ class Child:
         self.process.wait()
         for pump in self._pumps:
             pump.join(timeout=0.2)
+
+
+def ending(code: int) -> str:
+    """How a process ended, by its exit code."""
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
 def listens(host: str, port: int) -> bool:

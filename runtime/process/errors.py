@@ -27,7 +27,7 @@ class ShopError(Exception):
 
 
 class StartError(ShopError):
-    """A process cannot start; its text is the one line that says what to do. Exit code 1."""
+    """A process or command cannot start or go on; its text says what to do, in one line."""
 
 
 class NotYet(StartError):

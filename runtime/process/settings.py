@@ -22,10 +22,11 @@ from pydantic import (
 from runtime.process.output import complain
 
 LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"  # of a host name (RFC 1123, 2.1); some names have "_"
-HOST_NAME = re.compile(
-    rf"({LABEL}\.)*(?![0-9]+\.?$){LABEL}\.?"
-)  # a last one of digits is an address
+# A last label of digits is an address.
+HOST_NAME = re.compile(rf"({LABEL}\.)*(?![0-9]+\.?$){LABEL}\.?")
 ENDPOINT = re.compile(r"tcp://(\[[^]/]+\]|[^]\[:/]+):([0-9]{1,5})")
+SERVICES = ("inventory", "shop", "payment")
+NAMES = ("broker", *SERVICES)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

@@ -71,8 +71,11 @@ class Database(Peewee):  # type: ignore[misc]
 
     @property
     def leads(self) -> int:
-        """This process's term as leader, counted from 1; 0 while it does not lead."""
-        return 1
+        """This process's term as leader, counted from 1; 0 while it does not lead.
+
+        Here it leads once the database is open: there is no other process.
+        """
+        return int(self._opened)
 
     def open(self, new: bool = True) -> None:
         """Make missing tables, and the file if it may be ``new``; a second call does nothing.
@@ -228,11 +231,6 @@ class SqliteFile(Database, SqliteDatabase):
 
     def __str__(self) -> str:
         return str(self.path)
-
-    @property
-    def leads(self) -> int:
-        """1 once it is open: there is no other process."""
-        return int(self._opened)
 
     def open(self, new: bool = True) -> None:
         """Make missing tables, and the file if it may be ``new``; a second call does nothing.

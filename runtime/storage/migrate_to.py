@@ -127,10 +127,10 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
     Run again after a crash between the two, it finds all rows there.
     """
     packages = service.database.packages
-    setting = f"{packages[-1]}_database_url"
+    setting = f"{service.name}_database_url"
     if not hasattr(service.settings, setting):
         raise StartError(f"there is no setting {setting.upper()}: this service stays on its file")
-    source = SqliteFile(service.settings.data_dir / f"{packages[-1]}.db", *packages)
+    source = SqliteFile(service.settings.data_dir / f"{service.name}.db", *packages)
     if not source.path.exists():
         raise StartError(f"there is no {source}: is DATA_DIR right?")
     target = server(arguments.url, *packages)
@@ -144,7 +144,7 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
                 raise StartError(f"{target} is not empty, and differs in {', '.join(differ)}")
         source.retire(str(target))
     advice = f"start it with {setting.upper()}; {source} is retired"
-    deliver(f"{packages[-1]} has moved to {target}: {advice}")
+    deliver(f"{service.name} has moved to {target}: {advice}")
     return 0
 
 

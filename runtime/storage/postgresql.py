@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import psycopg
@@ -61,9 +60,7 @@ OPTIONS = {  # of each session
 # (and of ids), and each sees what the one before has done.
 BEGIN_WRITING = "BEGIN; SELECT 1 FROM head FOR UPDATE"
 TRY_LOCK = "SELECT pg_try_advisory_lock(hashtext(current_schema()), %s)"
-SET_SEQUENCE = (
-    "SELECT setval(pg_get_serial_sequence(?, ?), ?)"  # null for an empty table: it does nothing
-)
+SET_SEQUENCE = "SELECT setval(pg_get_serial_sequence(?, ?), ?)"  # no effect on an empty table
 LOCK = "SELECT pg_advisory_xact_lock(hashtext(current_schema()), ?)"
 PATIENCE = "SET LOCAL lock_timeout = '1min'; SET LOCAL idle_in_transaction_session_timeout = 0"
 RENEW = "SELECT 1"
@@ -210,7 +207,7 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
 
     def run(self, sql: str, *parameters: object) -> Any:
         """Run a written-out statement."""
-        return self.execute_sql(_translated(sql), parameters)
+        return self.execute_sql(sql.replace("?", "%s"), parameters)
 
     def execute_sql(self, sql: str, params: Any = None, **options: Any) -> Any:
         """Run a statement; outside of a transaction, its connection goes back into the pool."""
@@ -262,11 +259,6 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
             super().rollback()
         finally:
             self.close()
-
-
-@cache
-def _translated(sql: str) -> str:
-    return sql.replace("?", "%s")
 
 
 class Watch(threading.Thread):

@@ -29,9 +29,7 @@ MAX_LARGE_BODIES = 64  # at a time; more are refused, since each takes its size 
 IDLE_TIMEOUT_S = 30  # between requests
 STALL_TIMEOUT_S = 10  # how far a client may fall behind the least rate, amid a request or an answer
 LEAST_RATE = 4096  # bytes a second
-MAX_QUEUED_S = (
-    0.1  # after a longer wait for a thread, a request is served only if its client is there
-)
+MAX_QUEUED_S = 0.1  # a request that waited longer for a thread is served if its client is there
 SPOKEN = (b" HTTP/1.0", b" HTTP/1.1")
 VERSION = re.compile(rb" HTTP/([0-9])(\.[0-9])?$")
 HOST = re.compile(

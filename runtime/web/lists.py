@@ -107,19 +107,19 @@ class _Whole(NamedTuple):
 
 
 class KeptList:
-    """A list that is kept whole, as JSON in memory, as long as ``version`` stays the same.
+    """A list that is kept whole, as JSON in memory, as long as its ``token`` stays the same.
 
-    It asks for the version after each commit of this process, and at most every 10 ms for others'
+    It asks for the token after each commit of this process, and at most every 10 ms for others'
     commits: even the shortest query costs more than the rest of an answer from memory.
     """
 
     def __init__(
         self,
         database: Database,
-        version: Callable[[], object],
+        token: Callable[[], object],
         fetch: Callable[[], list[dict[str, Any]]],
     ) -> None:
-        self._version = version
+        self._token = token
         self._fetch = fetch
         self._kept: tuple[object, _Whole] = None, _Whole.of([])
         self._lock = threading.Lock()
@@ -135,9 +135,9 @@ class KeptList:
             if (now := time.monotonic()) >= self._look_at:
                 self._look_at = now + LOOK_INTERVAL_S  # before the look, since a commit resets it
                 try:
-                    version = self._version()
-                    if self._kept[0] != version:
-                        self._kept = version, _Whole.of(self._fetch())
+                    token = self._token()
+                    if self._kept[0] != token:
+                        self._kept = token, _Whole.of(self._fetch())
                 except BaseException:
                     self._look_again()
                     raise

@@ -34,7 +34,7 @@ LOCATION = {"description": "Where the new object is, if it has a path.", "schema
 
 
 def tag(name: str, about: str) -> Tag:
-    """A group of operations in the document."""
+    """A group of operations in the document; services import no spectree (see `runtime`)."""
     return Tag(name, about)
 
 

@@ -5,10 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 import falcon
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 from spectree import SpecTree
 from spectree.models import Server

@@ -22,7 +22,7 @@ from runtime.web.connection import LARGE_BODY_BYTES, MAX_HEADER_BYTES, SEND_BYTE
 log = structlog.get_logger(__name__)
 
 # Threads for requests that do not wait for the writer; more would only get in each other's way.
-LANES = {"/livez": 1, "/readyz": 2, "GET": 4}
+LANES = {"/livez": 1, "/readyz": 2, "GET": 2}
 CONNECTIONS = 1000
 OTHER_DESCRIPTORS = 200  # of databases, by thread, and of sockets
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # read before the 413, so that the client can receive it
@@ -187,9 +187,7 @@ class HttpServer(threading.Thread):
             raise StartError(
                 f"cannot listen on {authority(host, port)}: {error.strerror}; set {setting} or HOST"
             ) from None
-        others = (
-            OTHER_DESCRIPTORS + listener.fileno()
-        )  # those with lower numbers are open, some of them inherited
+        others = OTHER_DESCRIPTORS + listener.fileno()  # lower numbers are open, some inherited
         allowed = allow_descriptors(CONNECTIONS + others)
         self._server = _Server(app, listener, max(16, min(CONNECTIONS, allowed - others)))
 

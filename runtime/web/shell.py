@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import falcon
-import falcon.media
 import structlog
 from falcon.routing import BaseConverter, CompiledRouter
 from prometheus_client import (
@@ -27,13 +26,13 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from runtime import ROOT, VERSION
 from runtime.process.errors import FieldError, NotFound, Refused, StartError, Unavailable, one_line
 from runtime.process.fields import MAX_ID
 from runtime.process.logs import configure_logs
-from runtime.process.settings import load_settings
+from runtime.process.settings import Settings, load_settings
 from runtime.storage.database import Database, is_outage
 from runtime.web import problem
 from runtime.web.problem import MAX_BODY_BYTES
@@ -85,8 +84,6 @@ def probe_app(database: Database | None, probed: Probed) -> App:
     Info("parrot_build", "What runs here.", registry=metrics).info({"version": VERSION})
     app = App(middleware=[_EachRequest(database, metrics)], router=_Router())
     app.router_options.converters["id"] = _IdConverter
-    json = falcon.media.JSONHandler(dumps=to_json, loads=from_json)
-    app.resp_options.media_handlers[falcon.MEDIA_JSON] = json
     app.set_error_serializer(_http_error)
     app.add_error_handler(Exception, _any_error)
     app.add_route("/livez", _Report(falcon.MEDIA_JSON, lambda: b'{"status":"alive"}'))
@@ -313,7 +310,8 @@ class _Readiness:
         yield GaugeMetricFamily("parrot_ready", "Whether /readyz answers 200.", value=ready)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.media = state = self._state()
+        state = self._state()
+        resp.data = to_json(state)
         if state["status"] != "ready":
             resp.status = falcon.HTTP_503
 
@@ -336,13 +334,14 @@ class _Readiness:
         return state
 
 
-def on_first_request(name: str, make: Callable[[], App]) -> WSGIApplication:
+def on_first_request(name: str, make: Callable[[Settings], App]) -> WSGIApplication:
     """An app for other WSGI servers, made by its first request: importing it opens nothing."""
 
     @cache
     def app() -> App:
-        configure_logs(name, load_settings())
-        return make()
+        settings = load_settings()
+        configure_logs(name, settings)
+        return make(settings)
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         return app()(environ, start_response)

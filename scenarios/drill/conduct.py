@@ -14,7 +14,7 @@ from typing import Any
 from runtime.process.errors import StartError
 from runtime.process.output import deliver
 from runtime.process.progress import Progress
-from runtime.process.settings import load_settings
+from runtime.process.settings import SERVICES, load_settings
 from runtime.process.signals import stop_signals
 from scenarios.drill.check import check
 from scenarios.drill.faults import Faults
@@ -23,7 +23,7 @@ from scenarios.drill.plan import Fault, plan
 from scenarios.drill.report import Story, passed, report
 from scenarios.servers import missing
 from scenarios.snapshot import snapshot
-from scenarios.system import SERVICES, System, free_settings, named_servers, on_servers
+from scenarios.system import System, free_settings, named_servers, on_servers
 
 DEFAULT_FAULTS = 20
 MAX_SEED = 2**32

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from scenarios.system import NAMES
+from runtime.process.settings import NAMES
 
 SEVERAL = 0.2  # the share of faults that hit two units or more
 

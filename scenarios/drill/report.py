@@ -3,9 +3,9 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from runtime.process.settings import NAMES
 from scenarios.drill.check import Findings, Verdict
 from scenarios.drill.faults import Done, outages
-from scenarios.system import NAMES
 
 IDS_SHOWN = 3
 

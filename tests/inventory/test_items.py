@@ -3,7 +3,7 @@
 import pytest
 
 from inventory.app import Inventory
-from inventory.items import NewItem
+from inventory.items import ToCreate
 from messaging.outbox import Outbox
 from runtime.process.errors import NotFound
 from tests.contract import TIME, events, told, unchanged
@@ -28,7 +28,7 @@ def test_each_toggle_is_told_with_a_new_version(inventory: Inventory) -> None:
 
 def test_an_event_is_a_cloud_event(inventory: Inventory) -> None:
     """It is numbered within its epoch, and carries the id of the request that caused it."""
-    inventory.items.create([NewItem("Millet", 4000, "abc")] * 2)
+    inventory.items.create([ToCreate("Millet", 4000, "abc")] * 2)
     first, second = events(inventory)
     epoch, number = second.pop("id").split(":")
     assert (len(bytes.fromhex(epoch)), number) == (16, "2")

@@ -171,7 +171,7 @@ def test_a_refused_peer_comes_back_once_its_keys_are_mended(
     forwarder.start()
     try:
         with capture_logs() as lines:
-            eventually(lambda: peer.poll(0.05) or any("no key" in str(line) for line in lines))
+            eventually(lambda: peer.poll(0.05) or any("not a key" in str(line) for line in lines))
         assert not peer.up
         own.write_text(good)
         eventually(lambda: peer.poll(0.05) or peer.up)

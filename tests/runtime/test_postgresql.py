@@ -338,17 +338,17 @@ def test_the_catalogues_version_is_another_one_after_each_change(
 ) -> None:
     """Whoever makes it; a change that is undone is none."""
     insert = "INSERT INTO item VALUES (1, 'Millet', 4000, true, 1, 'x')"
-    seen = [Catalogue(database).version()]
+    seen = [Catalogue(database).token()]
     with session(postgres_url) as other:
         for change in (insert, "UPDATE item SET price = 1", "DELETE FROM item"):
             other.execute(change)
-            seen.append(Catalogue(database).version())
+            seen.append(Catalogue(database).token())
     assert len(set(seen)) == 4
     with suppress(ZeroDivisionError), database.write():
         database.run(insert)
-        assert Catalogue(database).version() not in seen
+        assert Catalogue(database).token() not in seen
         raise ZeroDivisionError
-    assert Catalogue(database).version() == seen[-1]
+    assert Catalogue(database).token() == seen[-1]
 
 
 # Lists that share a commit

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import runtime.process.children
-from runtime.process.children import Child, held, listens
+from runtime.process.children import Child, ending, held, listens
 from tests.conftest import eventually, free_port
 
 Start = Callable[[str], Child]
@@ -53,7 +53,7 @@ def test_lines_are_shown_with_the_name(start: Start, capfd: pytest.CaptureFixtur
     captured = capfd.readouterr()
     assert captured.out == "parrot    | hello\nparrot    | \ufffd\n"
     assert captured.err == "parrot    | ouch\n"
-    assert child.end() == "ended with exit code 3"
+    assert ending(child.process.returncode) == "ended with exit code 3"
 
 
 @pytest.mark.parametrize(("no_color", "prefix"), [("", "\x1b[32m"), ("1", "parrot")])
@@ -127,7 +127,7 @@ def test_a_signal_reaches_the_whole_group(start: Start, tmp_path: Path) -> None:
     grandchild = psutil.Process(int(text.rstrip(".")))
     child.signal(signal.SIGTERM)
     child.stop(time.monotonic() + 10)
-    assert child.end() == "was killed by signal 15"
+    assert ending(child.process.returncode) == "was killed by signal 15"
     eventually(lambda: not grandchild.is_running() or grandchild.status() == "zombie")
     child.signal(signal.SIGTERM)  # again is harmless
 
@@ -149,7 +149,7 @@ def test_who_ignores_a_signal_is_killed_at_the_deadline(
     eventually(lambda: "deaf" in seen())
     child.signal(signal.SIGTERM)
     child.stop(time.monotonic() + 0.1)
-    assert child.end() == "was killed by signal 9"
+    assert ending(child.process.returncode) == "was killed by signal 9"
 
 
 def test_the_holder_of_a_port_is_named() -> None:

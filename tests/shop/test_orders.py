@@ -12,7 +12,7 @@ from shop import orders
 from shop.app import Shop
 from shop.orders import PaidOrder
 from tests.contract import EPOCH, events, told, unchanged
-from tests.rules import checkout, mark_paid
+from tests.rules import checkout, mark_paid, orders_of
 from tests.shop.conftest import item
 
 PAID_AT = "2026-11-23T10:00:00.123Z"
@@ -62,18 +62,18 @@ def test_a_users_orders_come_newest_first(stocked: Shop) -> None:
     first, second = (checkout(stocked, 1, [1]) for _ in range(2))
     other = checkout(stocked, 2, [1])
     third = checkout(stocked, 1, [2])
-    assert stocked.orders.of_user(1) == [third, second, first]
-    assert stocked.orders.of_user(1, limit=2) == [third, second]
-    assert stocked.orders.of_user(1, after=third["id"], limit=1) == [second]
-    assert stocked.orders.of_user(1, after=other["id"]) == [second, first]
-    assert stocked.orders.of_user(3) == []
+    assert orders_of(stocked, 1) == [third, second, first]
+    assert orders_of(stocked, 1, limit=2) == [third, second]
+    assert orders_of(stocked, 1, after=third["id"], limit=1) == [second]
+    assert orders_of(stocked, 1, after=other["id"]) == [second, first]
+    assert orders_of(stocked, 3) == []
 
 
 def test_unknown_orders(stocked: Shop) -> None:
     with pytest.raises(NotFound):
         stocked.orders.get(uuid4())
     with pytest.raises(Refused):
-        stocked.orders.of_user(1, after=uuid4())
+        orders_of(stocked, 1, after=uuid4())
 
 
 def test_an_order_is_marked_paid_once(stocked: Shop) -> None:
@@ -81,7 +81,7 @@ def test_an_order_is_marked_paid_once(stocked: Shop) -> None:
     order, other = (checkout(stocked, 1, [1]) for _ in range(2))
     mark_paid(stocked, order["id"], PAID_AT)
     paid = order | {"status": "paid", "paid_at": PAID_AT}
-    assert stocked.orders.of_user(1) == [other, paid]
+    assert orders_of(stocked, 1) == [other, paid]
     assert len(events(stocked)) == 2
     with unchanged(stocked):
         mark_paid(stocked, order["id"], "2027-01-01T00:00:00.000Z")
@@ -108,5 +108,5 @@ def test_a_list_shows_whole_orders_while_somebody_buys(stocked: Shop) -> None:
     with ThreadPoolExecutor() as pool:
         buying = pool.submit(lambda: [checkout(stocked, 1, [1, 2]) for _ in range(200)])
         while not buying.done():
-            assert all(order["items"] for order in stocked.orders.of_user(1, limit=3))
-    assert len(stocked.orders.of_user(1)) == 200
+            assert all(order["items"] for order in orders_of(stocked, 1, limit=3))
+    assert len(orders_of(stocked, 1)) == 200

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from inventory.items import NewItem, NewStatus
+from inventory.items import NewStatus, ToCreate
 from messaging.event import Fact
 from payment.payments import Pay
 from runtime.process.clock import timestamp
@@ -72,7 +72,7 @@ def change(parts: Any, request: Request) -> Change:
 
     rule, command = {
         "/api/user": lambda: (parts.users.create, body["name"]),
-        "/api/item": lambda: (parts.items.create, NewItem(*body.values(), request.id)),
+        "/api/item": lambda: (parts.items.create, ToCreate(*body.values(), request.id)),
         "/api/toggle": lambda: (parts.items.change, NewStatus(body["item_id"], None, request.id)),
         "/api/checkout": lambda: (parts.orders.checkout, Checkout(*body.values(), request.id)),
         "/api/payment": lambda: (parts.payments.pay, Pay(*body.values(), None, request.id)),
