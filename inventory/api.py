@@ -4,6 +4,7 @@ from functools import partial
 
 from falcon import Request, Response
 from pydantic import BaseModel, StrictBool
+
 from inventory.items import Items, NewStatus, ToCreate
 from runtime.process.fields import Id, Name, Price
 from runtime.web.lists import IdPage, KeptList

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from falcon import Request, Response
 from pydantic import BaseModel, Field
+
 from payment.payments import Pay, Payments
 from runtime.process.fields import Id, Total
 from runtime.web.lists import IdPage, QueryId, send_list

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from falcon import Request, Response
 from pydantic import BaseModel, Field
+
 from runtime.process.fields import Id, Name
 from runtime.web.lists import IdPage, KeptList, Page, QueryId, send_list
 from runtime.web.once import Change

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import time
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from queue import SimpleQueue
 
@@ -19,6 +20,7 @@ MAX_WAITING = 10_000
 BATCH_S = 0.01  # lines are written together, so that no request has to wake a thread
 BATCH_LINES = 256
 WORD = re.compile(r"[!-~]+")
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 class _Lines(logging.Handler):
@@ -76,9 +78,10 @@ def configure_logs(service: str, settings: Settings) -> None:
         _: object, level: str, entry: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
         """The fields of every line: the request, the level, the time and the service."""
-        known = structlog.contextvars.get_contextvars()
-        moment = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        return {**known, **entry, "level": level, "timestamp": moment, "service": service}
+        if request_id := REQUEST_ID.get():
+            entry.setdefault("request_id", request_id)
+        moment = datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
+        return {**entry, "level": level, "timestamp": f"{moment}Z", "service": service}
 
     shared: list[structlog.typing.Processor] = [complete]
     final: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, _plain]

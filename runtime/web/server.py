@@ -70,7 +70,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no type hint
             max_request_body_size=MAX_UPLOAD_BYTES,
             outbuf_overflow=sys.maxsize,  # no temporary files
             outbuf_high_watermark=sys.maxsize,  # no thread waits for a client
-            clear_untrusted_proxy_headers=True,
+            clear_untrusted_proxy_headers=False,  # nothing reads them
             ident=None,
         )
         settings.send_bytes = SEND_BYTES

@@ -31,7 +31,7 @@ from pydantic_core import to_json
 from runtime import ROOT, VERSION
 from runtime.process.errors import FieldError, NotFound, Refused, StartError, Unavailable, one_line
 from runtime.process.fields import MAX_ID
-from runtime.process.logs import configure_logs
+from runtime.process.logs import REQUEST_ID, configure_logs
 from runtime.process.settings import Settings, load_settings
 from runtime.storage.database import Database, is_outage
 from runtime.web import problem
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 PROBES = {  # they answer without a database, too: summary, media type and statuses
     "/livez": ("Report whether the process is up.", falcon.MEDIA_JSON, [200]),
     "/readyz": ("Report readiness, and what is waiting.", falcon.MEDIA_JSON, [200, 503]),
@@ -188,17 +188,18 @@ class _EachRequest:
 
     def __init__(self, database: Database | None, metrics: CollectorRegistry) -> None:
         self._database = database
-        self._requests = Histogram(
+        requests = Histogram(
             "parrot_http_request_duration_seconds",
             "Requests by route, method and status: how many, and how long they took.",
             ["route", "method", "status"],
             registry=metrics,
         )
+        self._of = cache(requests.labels)
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         given = req.get_header("X-Request-ID") or ""
-        request_id = given if REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        request_id = given if GIVEN_ID.fullmatch(given) else f"{getrandbits(128):032x}"
+        REQUEST_ID.set(request_id)
         req.context.request_id = request_id
         resp.set_header("X-Request-ID", request_id)
         resp.set_header("X-Content-Type-Options", "nosniff")
@@ -219,10 +220,10 @@ class _EachRequest:
         write = log.debug if req.method in ("GET", "HEAD") else log.info
         elapsed_s = time.perf_counter() - req.context.started
         method, status = req.method if req.method in METHODS else "other", resp.status_code
-        self._requests.labels(req.uri_template or "other", method, status).observe(elapsed_s)
+        self._of(req.uri_template or "other", method, status).observe(elapsed_s)
         elapsed_ms = round(elapsed_s * 1000, 1)
         write("request", method=req.method, path=req.path, status=status, ms=elapsed_ms)
-        structlog.contextvars.clear_contextvars()
+        REQUEST_ID.set(None)
 
 
 class _IdConverter(BaseConverter):

@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 
+from runtime.process.logs import REQUEST_ID
 from runtime.storage.database import SqliteFile
 
 T = TypeVar("T")
@@ -80,4 +81,4 @@ def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
     structlog.configure(**config) if was_configured else structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+    REQUEST_ID.set(None)

@@ -21,6 +21,7 @@ import payment.app
 import shop.app
 from runtime import ROOT
 from runtime.process.errors import FieldError, NotFound, Refused, StartError
+from runtime.process.logs import REQUEST_ID
 from runtime.storage.database import SqliteFile
 from runtime.web.problem import MAX_BODY_BYTES
 from runtime.web.requests import documented
@@ -122,7 +123,7 @@ def test_an_error_is_a_problem(error: Exception, status: int, shared: SqliteFile
     """It carries the request's id; what went wrong inside is for the log alone."""
     client = shell(shared)
     client.app.add_route("/{word}", Faulty(error))
-    merge = structlog.contextvars.merge_contextvars
+    merge = lambda _, __, entry: {**entry, "request_id": REQUEST_ID.get()}  # noqa: E731
     with structlog.testing.capture_logs(processors=[merge]) as logged:
         answer = client.simulate_get("/a b", headers={"X-Request-ID": "r-1"})
     assert answer.status_code == status

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from runtime.process.logs import configure_logs
+from runtime.process.logs import REQUEST_ID, configure_logs
 from runtime.process.settings import Settings
 from runtime.storage.database import ROOT
 
@@ -28,7 +28,7 @@ def json_lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 def test_json_is_one_object_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     """Lines carry the request's id and the service; those of libraries, and tracebacks, too."""
     configure_logs("shop", Settings(LOG_FORMAT="json"))
-    structlog.contextvars.bind_contextvars(request_id="r-1")
+    REQUEST_ID.set("r-1")
     log = structlog.get_logger("x")
     log.info("sold", price=4000)
     logging.getLogger("library").warning("odd: %s", "thing")
@@ -76,7 +76,7 @@ def test_a_terminal_gets_colors_unless_they_are_unwanted(
 
 def test_people_get_plain_lines_in_a_file(capfd: pytest.CaptureFixture[str]) -> None:
     configure_logs("shop", Settings())
-    structlog.contextvars.bind_contextvars(request_id="r-1")
+    REQUEST_ID.set("r-1")
     structlog.get_logger("x").info("sold", price=4000)
     logging.getLogger().handlers[0].flush()
     captured = capfd.readouterr()
