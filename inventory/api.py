@@ -8,9 +8,9 @@ from pydantic import BaseModel, StrictBool
 from inventory.items import Items, NewStatus, ToCreate
 from runtime.process.fields import Id, Name, Price
 from runtime.web.lists import IdPage, KeptList
-from runtime.web.once import Answer, Change
+from runtime.web.once import Answer, Change, changed, created
 from runtime.web.openapi import answers, like, tag
-from runtime.web.requests import changed, created, documented, send_object
+from runtime.web.requests import documented, send_object
 
 api = documented("Inventory")
 ITEMS = tag("items", "The items of the warehouse.")

@@ -1,4 +1,4 @@
-"""Dead letters: events that could not be applied, set aside until they are mended or discarded."""
+"""Dead letters: events that `inbox.Reader` has set aside, until they are mended or discarded."""
 
 import argparse
 from pathlib import Path

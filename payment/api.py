@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field
 from payment.payments import Pay, Payments
 from runtime.process.fields import Id, Total
 from runtime.web.lists import IdPage, QueryId, send_list
-from runtime.web.once import Change
+from runtime.web.once import Change, created
 from runtime.web.openapi import answers, like, tag
-from runtime.web.requests import created, documented, send_object
+from runtime.web.requests import documented, send_object
 
 api = documented("Payment")
 PAYMENTS = tag("payments", "The payments, all of which succeeded.")

@@ -12,7 +12,7 @@ from runtime.process.progress import Progress
 from runtime.process.settings import NAMES, Settings
 from runtime.process.signals import stop_signals
 from scenarios.drill.report import table
-from scenarios.rules import COMING, RULES, WRONG, damages, opened, prepare
+from scenarios.invariants import COMING, RULES, WRONG, damages, opened, prepare
 
 STEPS = 100_000  # of SQLite's machine, between two looks at the clock and for signals
 COUNTED = {"items": "inventory.item", "orders": 'shop."order"', "payments": "payment.payment"}

@@ -14,7 +14,7 @@ from messaging.transports.wire import START, Place
 from runtime.process.settings import Settings
 from runtime.storage.database import SqliteFile, database_of
 from runtime.storage.migrate_to import copy
-from scenarios.rules import WRITERS
+from scenarios.invariants import WRITERS
 
 MODELS = (inventory.tables, shop.tables, payment.tables)
 POLL_S = 0.05

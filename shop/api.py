@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field
 
 from runtime.process.fields import Id, Name
 from runtime.web.lists import IdPage, KeptList, Page, QueryId, send_list
-from runtime.web.once import Change
+from runtime.web.once import Change, created
 from runtime.web.openapi import answers, like, tag
-from runtime.web.requests import created, documented, send_object
+from runtime.web.requests import documented, send_object
 from shop.catalogue import Catalogue
 from shop.orders import Checkout, Orders
 from shop.users import Users

@@ -15,4 +15,4 @@ Name = Annotated[
     Field(json_schema_extra={"pattern": r"^[^\x00]*[^\x00\s\x85][^\x00]*$"}),  # it is not blank
 ]
 Price = Annotated[int, Field(strict=True, ge=0, le=10**9)]  # of an item, in the smallest coin
-Total = Annotated[int, Field(strict=True, ge=0, le=10**12)]  # of an order or a payment
+Total = Annotated[int, Field(strict=True, ge=0, le=10**12)]  # of an order: 1,000 items

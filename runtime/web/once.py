@@ -1,15 +1,20 @@
-"""Idempotency keys: a request sent again gets the first answer again, and has no second effect."""
+"""Changes: what a request changes is made once, and a request sent again gets the first answer."""
 
 import hashlib
 import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Any, NamedTuple
+
+import falcon
+from pydantic_core import to_json
 
 from runtime.process.clock import timestamp
 from runtime.process.errors import FieldError, Refused, ShopError
 from runtime.storage.database import Database
+from runtime.storage.writer import hand_in
 
 PACKED_FROM_BYTES = 1024
 ZLIB = b"x"  # its first byte (RFC 1950), with which neither JSON nor "ok" begins
@@ -67,6 +72,29 @@ class Change(NamedTuple):
     command: Any
     answer: Callable[[dict[str, Any]], Answer]
     key: Key | None = None
+
+
+def submit(req: falcon.Request, resp: falcon.Response, change: Change, body: Any) -> None:
+    """Make a change, and answer; once, if the request has an idempotency key.
+
+    ``body`` is the parsed JSON body, None if there is none.
+    """
+    given = req.get_header(HEADER)
+    key = None if given is None else Key.of(req.path, given, body)
+    answer = hand_in(req.context.database, once, change._replace(key=key))
+    resp.status, resp.data = answer.status, answer.body
+    if answer.location:
+        resp.location = answer.location
+
+
+def created(row: dict[str, Any], location: str | None = None) -> Answer:
+    """Answer 201 with the new object, and where it can be found: a path with ``{id}`` in it."""
+    return Answer(HTTPStatus.CREATED, to_json(row), location and location.format(**row))
+
+
+def changed(row: dict[str, Any]) -> Answer:
+    """Answer 200 with the object as it is now."""
+    return Answer(HTTPStatus.OK, to_json(row))
 
 
 def once(database: Database, changes: Sequence[Change]) -> list[Answer | Exception]:

@@ -1,7 +1,6 @@
 """Checks requests and answers with objects: pydantic in, JSON out, documented by spectree."""
 
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
 
 import falcon
@@ -13,8 +12,7 @@ from spectree.plugins.falcon_plugin import FalconPlugin
 
 from runtime import VERSION
 from runtime.process.errors import FieldError, Refused
-from runtime.storage.writer import hand_in
-from runtime.web.once import HEADER, Answer, Change, Key, once
+from runtime.web.once import submit
 from runtime.web.openapi import Document
 from runtime.web.problem import MAX_BODY_BYTES, Problem
 from runtime.web.shell import etag_of, send
@@ -29,7 +27,7 @@ class _Checker(FalconPlugin):
     def validate(
         self, func: Callable[..., Any], query: Any, json: Any, *rest: Any, **params: Any
     ) -> None:
-        """Call a responder; those of POST and PUT return a `Change`, which this method makes."""
+        """Call a responder; those of POST and PUT return a `Change`, which `submit` makes."""
         *_, resource, req, resp = rest
         if query is not None:
             params["query"] = _check(query, req.params)
@@ -42,7 +40,7 @@ class _Checker(FalconPlugin):
             params["json"] = _check(json, body)
         if "HTTP_200" in rest[3].codes:  # the documented answer has no model: it is text
             resp.content_type = falcon.MEDIA_TEXT
-        make(req, resp, func(resource, req, resp, **params), body)
+        submit(req, resp, func(resource, req, resp, **params), body)
 
     def bypass(self, func: Callable[..., None], method: str) -> bool:
         """Whether the document leaves a method out: HEAD is like GET, and falcon answers others."""
@@ -95,26 +93,3 @@ def send_object(
     """Answer one object; ``private`` if it is one user's."""
     body = to_json(row)
     send(req, resp, etag_of(body), lambda: body, private)
-
-
-def make(req: falcon.Request, resp: falcon.Response, change: Change, body: Any) -> None:
-    """Make a change, and answer; once, if the request has an idempotency key.
-
-    ``body`` is the parsed JSON body, None if there is none.
-    """
-    given = req.get_header(HEADER)
-    key = None if given is None else Key.of(req.path, given, body)
-    answer = hand_in(req.context.database, once, change._replace(key=key))
-    resp.status, resp.data = answer.status, answer.body
-    if answer.location:
-        resp.location = answer.location
-
-
-def created(row: dict[str, Any], location: str | None = None) -> Answer:
-    """Answer 201 with the new object, and where it can be found: a path with ``{id}`` in it."""
-    return Answer(HTTPStatus.CREATED, to_json(row), location and location.format(**row))
-
-
-def changed(row: dict[str, Any]) -> Answer:
-    """Answer 200 with the object as it is now."""
-    return Answer(HTTPStatus.OK, to_json(row))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scenarios.drill.load import Outcome, Request
-from scenarios.rules import READERS, RULES, WRITERS, WRONG, damages, opened, prepare
+from scenarios.invariants import READERS, RULES, WRITERS, WRONG, damages, opened, prepare
 
 
 class Verdict(NamedTuple):

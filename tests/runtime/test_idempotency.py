@@ -14,8 +14,8 @@ from runtime.process.errors import FieldError, Refused, ShopError
 from runtime.storage.database import SqliteFile
 from runtime.storage.tables import KeptAnswer
 from runtime.storage.writer import commit
-from runtime.web.once import Answer, Change, Key, once
-from runtime.web.requests import created, documented, make
+from runtime.web.once import Answer, Change, Key, created, once, submit
+from runtime.web.requests import documented
 from runtime.web.shell import http_app
 from tests.runtime.conftest import Probe, in_threads, note, notes
 
@@ -32,7 +32,7 @@ class Notes:
         self.refused: Any = None
 
     def on_post(self, req: Request, resp: Response) -> None:
-        make(req, resp, self.change(req.media), req.media)
+        submit(req, resp, self.change(req.media), req.media)
 
     def change(self, body: Any) -> Change:
         return Change(self._note, body, partial(created, location="/notes/{count}"))

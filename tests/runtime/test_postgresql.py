@@ -28,8 +28,8 @@ from runtime import ROOT
 from runtime.process.errors import NotFound, StartError
 from runtime.storage.database import Database, SqliteFile, is_outage, server
 from runtime.storage.writer import commit
-from runtime.web.once import Change
-from runtime.web.requests import created, documented, make
+from runtime.web.once import Change, created, submit
+from runtime.web.requests import documented
 from runtime.web.shell import http_app
 from scenarios.servers import PostgresServer
 from shop.catalogue import Catalogue
@@ -381,7 +381,7 @@ def test_a_key_that_comes_to_two_copies_at_once_has_one_effect(copy: Copy) -> No
 
         def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
             shown = partial(created, location="/notes/{number}")
-            make(req, resp, Change(self.keep, "kept", shown), req.media)
+            submit(req, resp, Change(self.keep, "kept", shown), req.media)
 
         def keep(self, texts: list[str]) -> list[dict[str, Any]]:
             return [{"number": note(self.database, text)} for text in texts]
