@@ -18,8 +18,7 @@ from payment.app import Payment
 from payment.payments import Pay
 from runtime.storage.database import SqliteFile
 from runtime.storage.writer import commit
-from runtime.web.once import Answer, Change, Key, once
-from runtime.web.requests import created
+from runtime.web.once import Answer, Change, Key, created, once
 from shop.app import Shop
 from shop.orders import Checkout, PaidOrder
 from tests.messaging.conftest import single

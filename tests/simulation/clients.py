@@ -11,8 +11,7 @@ from runtime.process.errors import NotFound, Refused, ShopError
 from runtime.storage.database import is_outage
 from runtime.storage.writer import hand_in
 from runtime.web import once as idempotency
-from runtime.web.once import Change
-from runtime.web.requests import created
+from runtime.web.once import Change, created
 from shop.orders import Checkout
 
 if TYPE_CHECKING:
