@@ -78,7 +78,7 @@ def test_the_health_check_of_a_container(world: World) -> None:
     assert health() == (1, "health: nothing listens here\n")
     world.start("shop")
     assert health() == health("shop") == (0, "")
-    assert health("shop", "payment") == (1, "health: payment does not answer\n")
+    assert health("shop", "payment") == (1, "health: no answer from payment\n")
     world.signal("shop", signal.SIGSTOP)
-    assert health() == (1, "health: shop does not answer\n")
+    assert health() == (1, "health: no answer from shop\n")
     assert health("chop")[0] == 2

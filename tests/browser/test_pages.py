@@ -107,8 +107,8 @@ def test_a_toggle_whose_answer_was_lost_is_not_undone(browser: Browser, add_item
 @pytest.mark.parametrize(
     ("name", "price", "told"),
     [
-        ("Millet", "4.000,00", "written like 40 or 40.00"),
-        ("Millet", "-1", "written like 40 or 40.00"),
+        ("Millet", "4.000,00", "an amount like 40 or 40.00"),
+        ("Millet", "-1", "an amount like 40 or 40.00"),
         ("Millet", "10000000.01", "less than or equal to 1000000000"),
         ("   ", "1", "at least 1 character"),
     ],

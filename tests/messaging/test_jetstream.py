@@ -1042,7 +1042,7 @@ def test_a_restored_older_database_stops_publishing(
         begun.database.close()
     again = service(stream, file="then")
     problem = eventually(lambda: again.exchange.status().get("problem"))
-    assert "older than what it has told" in problem
+    assert "older than the events" in problem
     assert stored(nats_server.url, stream) == told
 
 
