@@ -5,15 +5,19 @@ That requests which wait are one list is in `tests/runtime/test_writer.py`.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
 from falcon.testing import TestClient
 
+from broker.journal import Journal
 from inventory.app import Inventory
 from inventory.items import NewStatus, ToCreate
 from messaging.event import Fact, document
-from messaging.transports.wire import Place, Run
+from messaging.publisher import Publisher
+from messaging.transports.wire import START, Ack, Message, Place, Run
 from payment.app import Payment
 from payment.payments import Pay
 from runtime.storage.database import SqliteFile
@@ -158,5 +162,39 @@ def test_what_waits_is_applied_in_one_commit(payment: Payment) -> None:
     with statements(payment.database) as told:
         reader.apply()
     assert len(payment.payments.all()) == count
+    assert told.count("COMMIT") == 1
+    assert len(told) == 8
+
+
+@pytest.mark.parametrize("number", LISTS)
+def test_a_list_of_orders_is_one_message_one_ack_and_three_commits(
+    number: int,
+    stocked: Shop,  # noqa: F811
+    payment: Payment,
+    tmp_path: Path,
+) -> None:
+    """From outbox to inbox; each commit is one flush, the writer's own (above) included."""
+    stocked.orders.checkout([Checkout(1, [1])] * number)
+    sent: list[Run] = []
+    publisher = Publisher(stocked.outbox, sent.append, lambda *_: None)
+    publisher.step()
+    publisher.handle_end(Run("orders", START, START, []))  # an empty journal
+    publisher.step()
+    assert [len(run.bodies) for run in sent] == [number]
+
+    replies: list[Message] = []
+    journal = Journal(tmp_path / "journal.db", SimpleNamespace(send=replies.append, malformed=0))
+    journal.open()
+    with statements(journal._database) as told:
+        journal.handle([*sent])
+    assert [type(reply) for reply in replies] == [Ack]
+    assert told.count("COMMIT") == told.count("INSERT") == 1
+
+    reader = payment.exchange._readers["orders"]
+    reader.place = Place(sent[0].first.epoch, 0)
+    reader.receive(sent[0])
+    with statements(payment.database) as told:
+        reader.apply()
+    assert len(payment.payments.all(limit=number + 1)) == number
     assert told.count("COMMIT") == 1
     assert len(told) == 8
