@@ -90,9 +90,8 @@ def _has_table(path: Path, name: str) -> bool:
 @contextmanager
 def _transaction(path: Path, kind: str) -> Iterator[sqlite3.Connection]:
     with _named(path):
-        database = sqlite3.connect(
-            f"{path.as_uri()}?mode=rw", BUSY_TIMEOUT_S, isolation_level=None, uri=True
-        )
+        url = f"{path.as_uri()}?mode=rw"
+        database = sqlite3.connect(url, timeout=BUSY_TIMEOUT_S, isolation_level=None, uri=True)
     with closing(database):
         with _named(path):
             database.execute(f"BEGIN {kind}")
