@@ -47,13 +47,14 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Read the command line; options that do not go together are refused."""
     parser = command_line(__doc__, EXAMPLES)
     add, length = parser.add_argument, parser.add_mutually_exclusive_group()
+    mode = parser.add_mutually_exclusive_group().add_argument
     add("--only", type=names, metavar="shop,broker", help="start only these")
     add("--without", type=names, metavar="payment", help="start all but these")
     add("--abort-on-exit", action="store_true", help="when one process ends, stop all; exit code 1")
-    add("--demo", action="store_true", help="demonstrate a new shop, and leave it running")
+    mode("--demo", action="store_true", help="demonstrate a new shop, and leave it running")
     add("--exit", action="store_true", help="end when the demo is over")
-    add("--audit", action="store_true", help="check the databases, even of a running shop")
-    add("--drill", action="store_true", help="kill parts of a new shop at random, and check it")
+    mode("--audit", action="store_true", help="check the databases, even of a running shop")
+    mode("--drill", action="store_true", help="kill parts of a new shop at random, and check it")
     length.add_argument("--faults", type=number(int, 1), metavar="N", help="default: 20")
     length.add_argument("--minutes", type=number(float, 0.1), metavar="M", help="instead of N")
     add("--seed", type=number(int, 0), metavar="S", help="the same seed gives the same faults")
@@ -72,13 +73,11 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         *(name for name, value in of_drill.items() if value is not None and not given.drill),
         *(name for name, value in of_shop.items() if value and not is_shop),
         *["--exit"] * (given.exit and not given.demo),
-        *["--demo"] * (given.demo and (given.drill or given.audit)),
-        *["--audit"] * (given.audit and given.drill),
     ]
     if misplaced:
         parser.error(
             f"{misplaced[0]} is not allowed here: {', '.join(of_drill)} need --drill, "
-            f"--exit needs --demo, and {', '.join(of_shop)} go with neither"
+            f"--exit needs --demo, and {', '.join(of_shop)} go with no other mode"
         )
     return parser, given
 

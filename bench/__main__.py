@@ -16,7 +16,7 @@ from bench.processes import Processes
 from bench.turns import Effort
 from runtime import ROOT
 from runtime.process.clock import timestamp
-from runtime.process.commands import Parser
+from runtime.process.commands import Parser, number
 from runtime.process.output import deliver
 
 RESULTS = ROOT / "bench" / "results.json"
@@ -38,15 +38,8 @@ def figures(text: str) -> list[str]:
     """Parse a comma-separated list of figures."""
     chosen = text.split(",")
     if unknown := set(chosen) - set(FIGURES):
-        raise argparse.ArgumentTypeError(f"{unknown.pop()!r} is none of {', '.join(FIGURES)}")
+        raise argparse.ArgumentTypeError(f"{unknown.pop()!r} is not one of {', '.join(FIGURES)}")
     return chosen
-
-
-def whole(text: str) -> int:
-    """Parse a number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
 
 
 def run_of(effort: Effort) -> Run:
@@ -82,7 +75,12 @@ def main() -> int:
     add = parser.add_argument
     add("--only", type=figures, metavar="NAME,…", default=list(FIGURES), help="these figures")
     add("--quick", action="store_true", help="little of each, and numbers that mean little")
-    add("--rounds", type=whole, metavar="N", help="turns of each contestant; default: 5, quick: 2")
+    add(
+        "--rounds",
+        type=number(int, 1),
+        metavar="N",
+        help="turns of each contestant; default: 5, quick: 2",
+    )
     add("--output", type=Path, metavar="FILE", help="keep results there, and a chart beside them")
     add("--show", action="store_true", help="measure nothing, show and draw what is kept")
     arguments = parser.parse_args()

@@ -13,6 +13,7 @@ from runtime.process.settings import NAMES, Settings
 from runtime.process.signals import stop_signals
 from scenarios.drill.report import table
 from scenarios.invariants import COMING, RULES, WRONG, damages, opened, prepare
+from scenarios.system import named_servers
 
 STEPS = 100_000  # of SQLite's machine, between two looks at the clock and for signals
 COUNTED = {"items": "inventory.item", "orders": 'shop."order"', "payments": "payment.payment"}
@@ -21,8 +22,8 @@ Row = tuple[str, int, int, str]  # rule, how often something is on its way, or w
 
 def audit(settings: Settings) -> int:
     """Print what was found in ``DATA_DIR``; returns 1 if anything is wrong, else 0."""
-    if settings.broker_url or any(map(settings.database_url, NAMES)):
-        complain("audit: it reads only SQLite files, but a setting names a server")
+    if named := named_servers(settings):
+        complain(f"audit: it reads only SQLite files, but {named[0]} is set", service="audit")
         return 1
     step, rows = "taking the snapshot", list[Row]()
     progress = Progress(lambda: step)

@@ -650,8 +650,11 @@ def test_a_loss_ends_with_exit_code_1(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--drill", "--only", "shop"], "--only, --without, --abort-on-exit go with neither"),
-        (["--drill", "--without", "shop"], "--only, --without, --abort-on-exit go with neither"),
+        (["--drill", "--only", "shop"], "--only, --without, --abort-on-exit go with no other mode"),
+        (
+            ["--drill", "--without", "shop"],
+            "--only, --without, --abort-on-exit go with no other mode",
+        ),
         (["--faults", "5"], "need --drill"),
         (["--minutes", "5"], "need --drill"),
         (["--seed", "0"], "need --drill"),

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from operator import itemgetter
-from types import MappingProxyType
 from typing import IO
 
 import psutil
@@ -49,12 +48,10 @@ class Child:
     ``color`` is an ANSI code, used on a terminal unless ``NO_COLOR`` is set.
     """
 
-    def __init__(
-        self, name: str, color: int, settings: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, name: str, color: int) -> None:
         self.name = name
         self._color = color
-        self.process = spawn(name, settings, subprocess.PIPE, subprocess.PIPE)
+        self.process = spawn(name, {}, subprocess.PIPE, subprocess.PIPE)
         self._pumps = [
             threading.Thread(target=self._pump, args=(source, target), daemon=True)
             for source, target in ((self.process.stdout, STDOUT), (self.process.stderr, STDERR))

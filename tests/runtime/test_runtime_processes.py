@@ -26,11 +26,12 @@ HOST = "127.0.0.1"
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Start a child that runs this code."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     children: list[Child] = []
 
     def run(code: str) -> Child:
         (tmp_path / "parrot.py").write_text(code)
-        children.append(Child("parrot", 32, {"PYTHONPATH": str(tmp_path)}))
+        children.append(Child("parrot", 32))
         return children[-1]
 
     yield run
