@@ -194,10 +194,14 @@ class Exchange(threading.Thread):
         self._publish()
 
     def _listeners(self) -> Mapping[str, Reader | Beginning]:
-        # A database older than what it has published must not apply events again, either.
-        if not self._publisher.ready:
-            return {}
-        return self._inheritance.listeners(self._readers) if self._inheritance else self._readers
+        found = self._inheritance.listeners(self._readers) if self._inheritance else self._readers
+        if self._publisher.ready:
+            return found
+        # A database older than what it has published must not apply events again, either; and the
+        # journal that it will agree with may be another one than its readers know.
+        for follower in found.values():
+            follower.disconnect()
+        return {}
 
     def _publish(self) -> None:
         if self._clock() < self._publish_at:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -385,3 +386,19 @@ def test_who_leads_no_more_counts_as_the_database_does(
     service.tell(4, 5)
     service.outbox.note(5, None)  # as the copy does that leads now
     assert service.exchange.status()["outbox_waiting"] == 0
+
+
+def test_readers_forget_the_journal_while_it_contradicts_the_writer(shop: Shop) -> None:
+    """It may be replaced by another one before the two agree; and what is behind is unknown."""
+    exchange = shop.exchange
+    line = SimpleNamespace(up=True, address="", publish=lambda _: None, fetch=lambda *_: None)
+    exchange._transport = cast(Any, line)
+    exchange._begin()
+    exchange._publisher.step()
+    exchange._publisher.handle_end(Run("orders", START, START, []))
+    head = shop.outbox.head().place
+    exchange._turn([Replay("shop", Run("items", START, Place(head.epoch, 3), []))])
+    assert exchange.status()["inbox_behind"] == {"items": 3, "payments": None}
+    exchange._publisher.handle_refuse(Place(head.epoch, 1))
+    exchange._turn([])
+    assert exchange.status()["inbox_behind"] == {"items": None, "payments": None}

@@ -105,8 +105,8 @@ MUTANTS = [
     Mutant(
         "nothing is applied before the publisher has compared",
         "messaging.exchange:Exchange._listeners",
-        "if not self._publisher.ready:",
-        "if False:",
+        "if self._publisher.ready:",
+        "if True:",
         ("restore", "fork"),
         covered_by="readers compare the event at their place, and outboxes take none meanwhile",
     ),
