@@ -42,7 +42,7 @@ class DeadLetters:
             with self._database.write():
                 letter = self.discard(letter_id)
                 place = Place(letter.epoch, letter.sequence)
-                event = Event.parse(letter.stream, place, mended or letter.body)
+                event = Event.parse(letter.stream, place, letter.body if mended is None else mended)
                 handle(self._database, self._handlers[letter.stream], [event], [letter.body])
         except Exception as error:
             if isinstance(error, NotFound) or is_outage(error):

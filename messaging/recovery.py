@@ -16,6 +16,7 @@ from runtime.process.output import deliver
 from runtime.storage.database import Database
 
 STEP_ROWS = 1000
+REVIVE = "DELETE FROM dead_letter WHERE stream = ? AND (epoch, sequence) > (?, ?)"
 RENUMBER = "UPDATE outbox SET sequence = ?, body = ? WHERE sequence = ?"
 BEGIN = "UPDATE head SET epoch = ?, sequence = ?, acked = 0, problem = NULL"
 
@@ -24,7 +25,7 @@ def set_place(database: Database, stream: str, new: Place, back: bool) -> Place:
     """Move a reader's place in a stream, and return the old one.
 
     A place below the old one is a `StartError`, unless it may go ``back``: then events that were
-    applied are applied again.
+    applied are applied again, and those set aside are tried again.
     """
     with database.write():
         old = place_of(database, stream)
@@ -34,6 +35,7 @@ def set_place(database: Database, stream: str, new: Place, back: bool) -> Place:
                 "what the journal has between them is applied again"
             )
         move(database, stream, old, new)
+        database.run(REVIVE, stream, *new)
     return old
 
 

@@ -4,8 +4,9 @@ from peewee import OperationalError
 from messaging.dead_letters import DeadLetters
 from messaging.event import Event
 from messaging.inbox import Reader, count_dead
+from messaging.recovery import set_place
 from messaging.tables import DeadLetter, Inbox
-from messaging.transports.wire import START
+from messaging.transports.wire import START, Place
 from runtime.process.errors import NotFound
 from runtime.storage.database import SqliteFile
 from tests.messaging.conftest import EPOCH, effects, live
@@ -105,8 +106,19 @@ def test_a_mended_letter_is_applied_and_noted_as_it_was_received(morgue: Morgue)
 
 def test_a_letter_that_is_mended_badly_stays_as_it_was(morgue: Morgue) -> None:
     assert morgue.letters.retry(morgue.letter["id"], b"no event") is not None
+    morgue.mend()
+    assert morgue.letters.retry(morgue.letter["id"], b"") is not None
     (letter,) = morgue.letters.all()
-    assert bytes(letter["body"]) == bytes(morgue.letter["body"])
+    assert bytes(letter["body"]) == live(2).bodies[0]
+
+
+def test_going_back_leaves_no_letter_of_what_is_applied_again(morgue: Morgue) -> None:
+    """Else a retry would apply it once more, and readers would compare with it."""
+    place = Place(EPOCH, 1)
+    set_place(morgue.database, "numbers", Place(EPOCH, 2), back=True)
+    assert count_dead(morgue.database) == 1
+    set_place(morgue.database, "numbers", place, back=True)
+    assert count_dead(morgue.database) == 0
 
 
 def test_an_outage_is_no_try(morgue: Morgue) -> None:
