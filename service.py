@@ -61,6 +61,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = database_of(settings, self.name, "runtime", "messaging", self.name)
+        self.database.prepare = self.prepare
         self.outbox = Outbox(self.database, stream=self.writes, source=f"/{self.name}")
         self.tasks: list[Task] = [Retention(self.database, settings.retention_days)]
         self.rules()
@@ -75,7 +76,7 @@ class Service:
         """Make the rules that handlers and routes call, and add the ``tasks`` that they need."""
 
     def prepare(self) -> None:
-        """Prepare the service, once its database is open and before anything runs."""
+        """Make what its database needs, after the migrations, each time it is opened."""
 
     def handlers(self) -> Mapping[str, Handlers]:
         """The streams that it reads: each with its table of event type and function of a list."""
@@ -138,7 +139,6 @@ class Service:
 
     def _threads(self, exchange_only: bool) -> list[Task]:
         self.database.claim()
-        self.prepare()
         if not self.api:
             return self.tasks
         if exchange_only:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 from unicodedata import normalize
 
-from peewee import SQL, NodeList
+from peewee import SQL, NodeList, fn
 
 from runtime.storage.database import Database
 from shop.tables import User
@@ -39,7 +39,8 @@ class Users:
         if name:
             text = re.sub(r"([!%_])", r"!\1", folded(name))
             # Written as SQL, since peewee's LIKE is GLOB in SQLite, and ILIKE in PostgreSQL.
-            like = (User.folded_name, SQL("LIKE"), f"%{text}%", SQL("ESCAPE '!'"))
+            known = fn.COALESCE(User.folded_name, fn.LOWER(User.name))  # of an older copy, the name
+            like = (known, SQL("LIKE"), f"%{text}%", SQL("ESCAPE '!'"))
             wanted &= NodeList(like)
         found = User.select(User.id, User.name).where(wanted).order_by(User.id).limit(limit)
         return list(found.dicts().execute(self._database))

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from examples.loyalty import Loyalty
 from runtime import ROOT
+from runtime.process.settings import Settings
+from runtime.storage.database import locked
 from tests.conftest import eventually
 from tests.processes import ALL, World
 from tests.programs import program
@@ -56,3 +59,15 @@ def test_a_reader_in_node(world: World, tmp_path: Path) -> None:
         reading.wait()
     assert [int(event["sequence"]) for event in read()] == list(range(1, len(orders) + 1))
     assert {event["data"]["order_id"] for event in read()} == set(orders)
+
+
+def test_what_a_service_makes_itself_waits_for_its_database(settings: Settings) -> None:
+    """Such as a full or locked disk at its start: it serves, and makes its table later."""
+    settings.data_dir.mkdir(parents=True)
+    loyalty = Loyalty(settings)
+    with locked(settings.data_dir):
+        loyalty._threads(exchange_only=False)
+        assert not (settings.data_dir / "loyalty.db").exists()
+    eventually(lambda: loyalty.database.leads)
+    assert loyalty.database.execute_sql("SELECT * FROM loyalty").fetchall() == []
+    loyalty.database.close()

@@ -8,7 +8,7 @@ from peewee import BigIntegerField, SqliteDatabase
 
 FILL = """
     INSERT INTO total (user_id, count, sum)
-    SELECT 0, COUNT(*), SUM(price) FROM payment HAVING COUNT(*) > 0
+    SELECT 0, COUNT(*), SUM(price) FROM payment GROUP BY user_id * 0
     UNION ALL SELECT user_id, COUNT(*), SUM(price) FROM payment GROUP BY user_id"""
 SQLITE = """
     CREATE TRIGGER totals AFTER INSERT ON payment BEGIN

@@ -64,6 +64,7 @@ class Database(Peewee):  # type: ignore[misc]
         self.listeners: list[Callable[[], None]] = []
         self.trouble: str | None = None  # why the last write failed; None if it succeeded
         self.packages = tuple(packages)
+        self.prepare: Callable[[], None] = lambda: None  # what else to make after the migrations
         self._tried_at = float("-inf")
         self._opened = False
         self._open_lock = threading.Lock()
@@ -107,6 +108,7 @@ class Database(Peewee):  # type: ignore[misc]
                     "update this program, or set DATA_DIR or the URL to another one"
                 )
             runner.up()
+        self.prepare()
 
     def load(self, model: type[Table], rows: Iterator[tuple[Any, ...]]) -> None:
         """Add many rows, each with all fields of a model, in the transaction that is open."""

@@ -86,3 +86,9 @@ def test_a_name_is_found_by_a_part_of_it(
 def test_what_is_folded_stays_so() -> None:
     for name in NAMES:
         assert folded(folded(name)) == folded(name)
+
+
+def test_a_user_of_an_older_copy_is_found(shop: Shop) -> None:
+    """It runs beside this one during an upgrade, and folds no names."""
+    shop.database.execute_sql("INSERT INTO \"user\" (name) VALUES ('Kesha')")
+    assert [user["name"] for user in shop.users.all(name="kESH")] == ["Kesha"]

@@ -154,7 +154,8 @@ class SimulatedFile(SqliteFile):
         super()._prepare(new)
 
     def _migrate(self) -> None:
-        """Nothing is to be done: the template was migrated."""
+        """The template was migrated."""
+        self.prepare()
 
     def claim(self) -> None:
         """Hold the lock of the file as long as the process lives, unless it runs in copies."""

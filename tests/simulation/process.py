@@ -266,7 +266,6 @@ class ServiceProcess(Process):
     def _make(self) -> None:
         self.parts = self.make[self.role](self.world.settings(self.folder))
         self.parts.database.claim()
-        self.parts.prepare()
         self.exchange = self.parts.exchange
         self.exchange._transport.open()
         self._console = next((task for task in self.parts.tasks if isinstance(task, Console)), None)
