@@ -57,7 +57,10 @@ function apply(follows, first, bodies) {
   });
 }
 
+let wanted = place;
+
 function want() {
+  wanted = place;
   return publisher.send([`want/${stream}/`, reader, place.subarray(0, 16), place.subarray(16)]);
 }
 
@@ -73,7 +76,7 @@ for await (const [topic, ...frames] of subscriber) {
     const [follows, first] = [frames.slice(1, 3), frames.slice(3, 5)].map((f) => Buffer.concat(f));
     const bodies = frames.slice(5);
     apply(follows, first, bodies);
-    // An answer ends with the place of the journal's head, without a body: is there more?
-    if (!bodies.length && first.compare(place) > 0) await want();
+    // An answer ends with the journal's head, without a body: if it brought something, is there more?
+    if (!bodies.length && place.compare(wanted) > 0 && first.compare(place) > 0) await want();
   }
 }

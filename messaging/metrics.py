@@ -29,7 +29,7 @@ def collect_stored(database: Database, publisher: Publisher) -> Iterator[Metric]
 def collect_exchanged(
     publisher: Publisher, readers: Mapping[str, Reader], transport: Transport
 ) -> Iterator[Metric]:
-    """The metrics of the process that exchanges the events; its counters begin at its start."""
+    """The metrics of the process that exchanges the events; its counters begin when it leads."""
     up = "Whether the broker can be reached."
     yield GaugeMetricFamily("parrot_broker_up", up, value=transport.up)
     counts = {

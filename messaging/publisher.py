@@ -41,7 +41,7 @@ class Publisher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.problem: str | None = None
-        self.published = self.resent = self.acked = 0  # since the start
+        self.published = self.resent = self.acked = 0  # since it began
         self._outbox = outbox
         self._publish = publish
         self._fetch = fetch

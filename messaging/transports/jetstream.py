@@ -92,8 +92,8 @@ class JetStreamTransport:
     A stream holds the events of each epoch in order, each with its place in a header. A run is one
     atomic batch, which the server takes only after the message that we know as the stream's last
     one; so a run sent twice is stored once. One run is in flight at a time. From the first fetch
-    on, live events arrive as they are published, as from the forwarder; a standby copy gets none.
-    Missed events are fetched.
+    on, live events arrive as they are published, as from the forwarder; a copy that never led gets
+    none. Missed events are fetched.
     """
 
     def __init__(
