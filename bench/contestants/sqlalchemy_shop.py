@@ -16,6 +16,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Engine, ForeignKey, create_engine, event, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
+from shop.orders import uuid7
+
 BUSY_TIMEOUT_S = 30  # longer than the shop's: with 16 writers some wait for more than 5 s
 
 
@@ -130,7 +132,7 @@ def checkout(session: Session, new: NewOrder) -> dict[str, Any]:
         for item_id, item in sorted(items.items())
     ]
     order = Order(
-        id=uuid4(),
+        id=uuid7(),
         user_id=new.user_id,
         price=sum(line.price * line.quantity for line in lines),
         placed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from uuid import uuid4
 
 from peewee import chunked
 
@@ -21,6 +20,7 @@ from bench.system import System, row
 from bench.turns import FLUSHED, Contestant, Effort, take_turns
 from runtime.process.clock import timestamp
 from runtime.process.settings import NAMES
+from shop.orders import uuid7
 
 ITEMS = 100
 BATCH = 256  # as many as a reader applies in one transaction
@@ -98,7 +98,7 @@ class _Waiting:
             db.row_factory = sqlite3.Row
             told = db.execute("SELECT epoch, outbox.sequence, body FROM head, outbox")
             new = {"at": timestamp()}
-            rows = [{**dict(event), **new, "order_id": uuid4().hex} for event in told]
+            rows = [{**dict(event), **new, "order_id": uuid7().hex} for event in told]
         path = make(next(self._folders) / "payment.db")
         with closing(sqlite3.connect(path)) as db:
             db.execute("PRAGMA synchronous = full")

@@ -1,8 +1,9 @@
 """The rules of orders, and what is told of them."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
-from uuid import UUID, uuid4
+from uuid import RFC_4122, UUID, uuid4
 
 import pytest
 
@@ -10,7 +11,7 @@ from messaging.outbox import Outbox
 from runtime.process.errors import NotFound, Refused
 from shop import orders
 from shop.app import Shop
-from shop.orders import PaidOrder
+from shop.orders import PaidOrder, uuid7
 from tests.contract import EPOCH, events, told, unchanged
 from tests.rules import checkout, mark_paid, orders_of
 from tests.shop.conftest import item
@@ -110,3 +111,13 @@ def test_a_list_shows_whole_orders_while_somebody_buys(stocked: Shop) -> None:
         while not buying.done():
             assert all(order["items"] for order in orders_of(stocked, 1, limit=3))
     assert len(orders_of(stocked, 1)) == 200
+
+
+def test_an_orders_id_begins_with_its_time() -> None:
+    """A UUID of version 7, so that an index of orders grows at its end."""
+    before_ms = time.time_ns() // 1_000_000
+    ids = [uuid7() for _ in range(100)]
+    after_ms = time.time_ns() // 1_000_000
+    assert {(each.version, each.variant) for each in ids} == {(7, RFC_4122)}
+    assert all(before_ms <= each.int >> 80 <= after_ms for each in ids)
+    assert len(set(ids)) == 100

@@ -85,7 +85,7 @@ def patched(world: "World") -> Iterator[None]:
         (messaging.dead_letters, "DeadLetters", world.dead_letters),
         (payment.console, "say", world.print),
         (payment.console, "BATCH", world.knobs["step_rows"]),
-        (shop.orders, "uuid4", world.uuid),
+        (shop.orders, "uuid7", world.uuid),
         (shop.replay, "os", SimpleNamespace(getpid=lambda: 1)),
         (shop.replay, "STEP_ITEMS", world.knobs["step_rows"]),
         (shop.replay, "deliver", lambda line: None),
