@@ -1,17 +1,18 @@
 """The console: one line on standard output for every payment, written after its commit."""
 
 import threading
-from typing import Any
+import time
 
 import structlog
 
-from payment.payments import Payments
+from payment.payments import Paid, Payments
 from runtime.process.output import say
 from runtime.storage.database import Database
 
 log = structlog.get_logger(__name__)
 
 BATCH = 256
+REST_S = 0.01  # lines are written and marked together
 IDLE_S = 0.5  # how late it finds others' commits; its own process's wake it at once
 
 
@@ -39,6 +40,7 @@ class Console(threading.Thread):
                     pass
             except Exception as error:
                 log.error("the console waits for the database", error=repr(error))
+            time.sleep(REST_S)
             self._committed.wait(IDLE_S)
             self._committed.clear()
         self._database.close()
@@ -53,13 +55,13 @@ class Console(threading.Thread):
         rows = self._payments.unannounced(BATCH)
         if rows:
             # A mark that failed does not repeat a line.
-            if lines := [_line(row) for row in rows if row["id"] > self._shown]:
+            if lines := [_line(row) for row in rows if row.id > self._shown]:
                 say("\n".join(lines))
-            self._shown = rows[-1]["id"]
+            self._shown = rows[-1].id
             self._payments.mark_announced(self._shown)
         return bool(rows)
 
 
-def _line(row: dict[str, Any]) -> str:
-    order = f" for order {row['order_id']}" if row["order_id"] else ""
-    return f"Payment {row['id']} of {row['price']} by user {row['user_id']}{order} succeeded"
+def _line(payment: Paid) -> str:
+    order = f" for order {payment.order_id}" if payment.order_id else ""
+    return f"Payment {payment.id} of {payment.price} by user {payment.user_id}{order} succeeded"

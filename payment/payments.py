@@ -19,6 +19,8 @@ BIGGEST = """SELECT user_id, count, sum FROM total WHERE user_id > 0
              ORDER BY sum DESC, user_id LIMIT ?"""
 EVERYBODY = 0  # a row of the table of totals, which triggers keep
 MAX_PAYERS = 100
+UNANNOUNCED = """SELECT id, user_id, price, order_id, paid_at FROM payment WHERE NOT announced
+                 ORDER BY id LIMIT ?"""
 ANNOUNCED = "UPDATE payment SET announced = ? WHERE id <= ? AND NOT announced"
 
 
@@ -39,6 +41,12 @@ class Paid(NamedTuple):
     price: int
     order_id: UUID | None
     paid_at: str
+
+    @classmethod
+    def read(cls, row: Sequence[Any]) -> "Paid":
+        """The payment of a row, whose order's id is a UUID of the driver's kind."""
+        number, user_id, price, order_id, paid_at = row
+        return cls(number, user_id, price, order_id and UUID(str(order_id)), paid_at)
 
     def shown(self) -> dict[str, Any]:
         """The payment as the HTTP interface shows it."""
@@ -101,8 +109,7 @@ class Payments:
             self._database.run_rows(INSERT_PAYMENTS, [(*row[1:], True) for row in others])
 
     def _find(self, sql: str, values: Sequence[object]) -> list[Paid]:
-        rows = map(Paid._make, self._database.find(sql, values))
-        return [row._replace(order_id=row.order_id and UUID(str(row.order_id))) for row in rows]
+        return [Paid.read(row) for row in self._database.find(sql, values)]
 
     def all(
         self,
@@ -136,10 +143,9 @@ class Payments:
         users = [dict(zip(("user_id", "count", "sum"), payer, strict=True)) for payer in payers]
         return {"count": count, "sum": total, "users": users}
 
-    def unannounced(self, limit: int) -> list[dict[str, Any]]:
+    def unannounced(self, limit: int) -> list[Paid]:
         """The oldest payments that the console has not shown, at most ``limit``."""
-        query = Payment.select().where(~Payment.announced).order_by(Payment.id).limit(limit)
-        return [_shown(row) for row in query.dicts().execute(self._database)]
+        return [Paid.read(row) for row in self._database.run(UNANNOUNCED, limit)]
 
     def mark_announced(self, up_to: int) -> None:
         """Note that the console has shown all payments up to this id."""

@@ -61,7 +61,7 @@ def test_marks_after_writing(payment: Payment, monkeypatch: pytest.MonkeyPatch) 
     unmarked = []
 
     def note(line: str) -> None:
-        unmarked.extend((row["id"], line) for row in payment.payments.unannounced(10))
+        unmarked.extend((paid.id, line) for paid in payment.payments.unannounced(10))
 
     monkeypatch.setattr(payment_console, "say", note)
     with running(payment):

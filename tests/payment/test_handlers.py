@@ -1,6 +1,5 @@
 """The events that the payment service reads."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
@@ -92,6 +91,6 @@ def test_takes_over_what_it_has_told_itself(payment: Payment, settings: Settings
 @pytest.mark.parametrize("lacking", ["payment_id", "order_id", "user_id", "price"])
 def test_what_is_no_payment_is_not_taken_over(payment: Payment, lacking: str) -> None:
     data = {"payment_id": 1, **PLACED}
-    event = replace(placed(data), data={name: data[name] for name in data if name != lacking})
+    event = placed(data)._replace(data={name: data[name] for name in data if name != lacking})
     with unchanged(payment), pytest.raises(ValidationError):
         inherited(payment.payments)["payment.succeeded"]([event])
