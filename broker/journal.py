@@ -15,7 +15,8 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from broker.tables import Entry
-from messaging.event import journal_begun, log_run, previous
+from messaging.event import correlation_id, journal_begun, log_run, previous
+from messaging.rest import Rest
 from messaging.transports.forwarder import Peer
 from messaging.transports.wire import (
     BEGUN,
@@ -117,9 +118,11 @@ class Journal(threading.Thread):
 
     def run(self) -> None:
         """Listen until `stop`."""
+        rest = Rest()
         try:
             while not self._stopping:
                 self.step()
+                rest.after(self._stored)
         finally:
             self._peer.close()
             self._database.close()
@@ -196,7 +199,6 @@ class Journal(threading.Thread):
 
     def _append(self, arrived: list[Run]) -> list[Ack | Refuse]:
         heads: dict[str, Ack] = {}
-        fresh: dict[tuple[str, Place], bytes] = {}
         refused: dict[str, Refuse] = {}
         stored: list[Run] = []
         for run in arrived:
@@ -206,7 +208,7 @@ class Journal(threading.Thread):
             known = 0 if begins else min(head.sequence + 1 - first.sequence, len(run.bodies))
             if known < 0 or (first.epoch != head.epoch and not begins):
                 continue  # it leaves a gap, or is of an older epoch
-            if place := self._other(run, known, fresh):
+            if place := self._other(run, known, stored):
                 refused[stream] = Refuse(stream, place)
             elif not begins and _follows_another(run.bodies[known:], last):
                 refused[stream] = Refuse(stream, head)
@@ -214,30 +216,35 @@ class Journal(threading.Thread):
                 continue
             if bodies := run.bodies[known:]:
                 stored.append(Run(stream, head, Place(first.epoch, first.sequence + known), bodies))
-                fresh |= {(stream, place): body for place, body in stored[-1].events()}
                 heads[stream] = Ack(stream, run.last, digest(bodies[-1]))
-        if fresh:
-            rows = [(stream, *place, body) for (stream, place), body in fresh.items()]
+        if stored:
+            rows = [(run.stream, *place, body) for run in stored for place, body in run.events()]
             with self._database.write():
                 self._database.run_rows(APPEND, rows)
             self._heads |= heads
             self._stored += len(rows)
             for run in stored:
-                log_run(log, "stored", run.stream, [*run.events()])
+                count, ids = len(run.bodies), map(correlation_id, run.bodies)
+                log_run(log, "stored", run.stream, run.first, run.last, count, ids)
         self._trouble = None
         for refuse in refused.values():
             self._complain(refuse)
         return [*refused.values(), *heads.values()]
 
-    def _other(self, run: Run, known: int, fresh: dict[tuple[str, Place], bytes]) -> Place | None:
-        """The place of the first of ``known`` events that differs from ours."""
+    def _other(self, run: Run, known: int, stored: list[Run]) -> Place | None:
+        """The place of the first of ``known`` events that differs from ours.
+
+        Ours may be among those that are about to be ``stored``.
+        """
         if known <= 0:
             return None
         (epoch, first), stream = run.first, run.stream
-        kept = dict(self._database.run(KEPT, stream, epoch, first, first + known - 1).fetchall())
+        kept = self._database.run(KEPT, stream, epoch, first, first + known - 1).fetchall()
+        ours = {Place(epoch, sequence): body for sequence, body in kept}
+        for each in stored:
+            ours |= each.events() if each.stream == stream else ()
         for place, body in islice(run.events(), known):
-            ours = fresh.get((stream, place)) or kept.get(place.sequence)
-            if ours and bytes(ours) != body:
+            if (held := ours.get(place)) and bytes(held) != body:
                 return place
         return None
 

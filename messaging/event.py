@@ -2,8 +2,8 @@
 
 import logging
 import re
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -34,8 +34,7 @@ class _Document(_Envelope):
     subject: str = ""
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """A past-tense fact: ``data`` is the state after it, of the object that ``subject`` names."""
 
     stream: str
@@ -69,17 +68,24 @@ def correlation_id(body: bytes) -> str | None:
     return None
 
 
-def log_run(log: Any, done: str, stream: str, events: list[tuple[Place, bytes]]) -> None:
+def log_run(
+    log: Any,
+    done: str,
+    stream: str,
+    first: Place,
+    last: Place,
+    count: int,
+    ids: Iterable[str | None],
+) -> None:
     """Log in one line what was done with a run, with the ids of the requests that caused it.
 
     The line of a backlog has no ids, unless the level is debug.
     """
-    (first, _), (last, _) = events[0], events[-1]
     line: dict[str, object] = {"stream": stream, "place": str(first)}
-    if len(events) > 1:
-        line |= {"last": last.sequence, "events": len(events)}
-    if len(events) <= NAMED_EVENTS or logging.root.isEnabledFor(logging.DEBUG):
-        line["request_id"] = " ".join(filter(None, (correlation_id(body) for _, body in events)))
+    if count > 1:
+        line |= {"last": last.sequence, "events": count}
+    if count <= NAMED_EVENTS or logging.root.isEnabledFor(logging.DEBUG):
+        line["request_id"] = " ".join(filter(None, ids))
     log.info(done, **{name: value for name, value in line.items() if value})
 
 

@@ -15,6 +15,7 @@ from messaging.inbox import Handlers, Reader, count_dead
 from messaging.inheritance import Beginning, Inheritance
 from messaging.outbox import Outbox
 from messaging.publisher import Publisher
+from messaging.rest import Rest
 from messaging.transports.forwarder import ForwarderTransport, Transport
 from messaging.transports.wire import Ack, Message, Refuse, Replay, Run, topic
 from runtime.process.settings import Settings
@@ -92,8 +93,11 @@ class Exchange(threading.Thread):
 
     def run(self) -> None:
         """Exchange events until `stop`."""
+        rest = Rest()
         while self.step():
-            pass
+            publisher, readers = self._publisher, self._readers.values()
+            applied = sum(reader.applied for reader in readers)
+            rest.after(publisher.published + publisher.acked + applied)
         with contextlib.suppress(Exception):  # otherwise the next start resends some events
             if self._database.leads:
                 self._publisher.note()

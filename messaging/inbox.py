@@ -258,7 +258,9 @@ class Reader(Follower):
         with self._database.write():
             handle(self._database, self._handlers, parsed, [each.body for each in events])
             move(self._database, self.stream, self.place, events[-1].place)
-        log_run(log, "applied", self.stream, [(place, body) for _, place, body in events])
+        ids = (event.correlation_id for event in parsed)
+        first, last = events[0].place, events[-1].place
+        log_run(log, "applied", self.stream, first, last, len(events), ids)
 
     def _move_on(self, place: Place) -> None:
         self.place = place

@@ -246,7 +246,7 @@ MUTANTS = [
     Mutant(
         "the journal refuses another event under a number",
         f"{JOURNAL}._append",
-        "if place := self._other(run, known, fresh):",
+        "if place := self._other(run, known, stored):",
         "if False:",
         ("fork",),
         covered_by="the digest in the ack",
@@ -342,14 +342,14 @@ MUTANTS = [
     Mutant(
         "a line on the console is marked after it was written",
         "payment.console:Console._announce",
-        'if lines := [_line(row) for row in rows if row["id"] > self._shown]:\n'
+        "if lines := [_line(row) for row in rows if row.id > self._shown]:\n"
         '                say("\\n".join(lines))\n'
-        '            self._shown = rows[-1]["id"]\n'
+        "            self._shown = rows[-1].id\n"
         "            self._payments.mark_announced(self._shown)",
-        'self._payments.mark_announced(rows[-1]["id"])\n'
-        '            if lines := [_line(row) for row in rows if row["id"] > self._shown]:\n'
+        "self._payments.mark_announced(rows[-1].id)\n"
+        "            if lines := [_line(row) for row in rows if row.id > self._shown]:\n"
         '                say("\\n".join(lines))\n'
-        '            self._shown = rows[-1]["id"]',
+        "            self._shown = rows[-1].id",
         ("disk", "crash"),
     ),
 ]
