@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from runtime.process.output import say
 
-IN_FLIGHT = 256
+IN_FLIGHT = 1024
 BODY_BYTES = 500  # about what an order's event has
 
 

@@ -20,35 +20,61 @@ from messaging.event import Event, Fact
 from messaging.exchange import Exchange, transport
 from messaging.inbox import Handlers
 from messaging.outbox import Outbox
+from messaging.transports.forwarder import Transport
+from messaging.transports.wire import Ack, Message
 from runtime.process.clock import timestamp
 from runtime.process.logs import configure_logs
 from runtime.process.settings import load_settings
 from runtime.storage.database import SqliteFile
 
-BATCH = IN_FLIGHT // 2  # in one transaction, so that one half is made while the other is under way
+BATCH = IN_FLIGHT // 4
 ENVELOPE_BYTES = 300  # of an event's document, around its data
 PAUSE_S = 0.0005
+
+
+class Acks:
+    """Listens to the acks that come through a transport."""
+
+    def __init__(self, broker: Transport) -> None:
+        self._acked = 0
+        self._came = threading.Condition()
+        self._poll = broker.poll
+        broker.poll = self._heard  # type: ignore[method-assign]
+
+    def wait_for(self, sequence: int) -> None:
+        """Wait until the journal has everything up to there."""
+        with self._came:
+            self._came.wait_for(lambda: self._acked >= sequence)
+
+    def _heard(self, timeout_s: float) -> list[Message]:
+        messages = self._poll(timeout_s)
+        for message in messages:
+            if isinstance(message, Ack):
+                with self._came:
+                    self._acked = message.place.sequence
+                    self._came.notify()
+        return messages
 
 
 def publish(job: Job) -> None:
     """Emit events, as long as no more than 256 of them wait for their ack."""
     database = _database(job, "writer")
     outbox = Outbox(database, job.name, "/bench")
-    exchange = _exchange(database, outbox, {})
+    broker = _transport(outbox, {})
+    acks = Acks(broker)
+    exchange = _exchange(database, outbox, {}, broker)
+    pad = "." * (BODY_BYTES - ENVELOPE_BYTES)
+    facts = [
+        Fact(number, timestamp(), {"number": str(number), "pad": pad})
+        for number in range(job.number)
+    ]
     tell_ready()
     tell_moment()
-    pad = "." * (BODY_BYTES - ENVELOPE_BYTES)
     for first in range(0, job.number, BATCH):
-        while exchange.status()["outbox_waiting"] > IN_FLIGHT - BATCH:
-            time.sleep(PAUSE_S)
+        acks.wait_for(first + BATCH - IN_FLIGHT)
         with database.write():
-            facts = [
-                Fact(number, timestamp(), {"number": str(number), "pad": pad})
-                for number in range(first, min(first + BATCH, job.number))
-            ]
-            outbox.emit("bench.happened", facts)
-    while exchange.status()["outbox_waiting"]:
-        time.sleep(PAUSE_S)
+            outbox.emit("bench.happened", facts[first : first + BATCH])
+    acks.wait_for(job.number)
     exchange.stop()
 
 
@@ -67,7 +93,8 @@ def consume(job: Job) -> None:
 
     database.listeners.append(committed)
     handlers: dict[str, Handlers] = {job.name: {"bench.happened": happened}}
-    exchange = _exchange(database, Outbox(database, f"{job.name}-reader", "/bench"), handlers)
+    outbox = Outbox(database, f"{job.name}-reader", "/bench")
+    exchange = _exchange(database, outbox, handlers, _transport(outbox, handlers))
     tell_ready()
     complete.wait()
     tell_moment()
@@ -80,10 +107,15 @@ def _database(job: Job, role: str) -> SqliteFile:
     return database
 
 
-def _exchange(database: SqliteFile, outbox: Outbox, handlers: dict[str, Handlers]) -> Exchange:
+def _transport(outbox: Outbox, handlers: dict[str, Handlers]) -> Transport:
+    return transport(load_settings(), outbox.stream, outbox.stream, handlers)
+
+
+def _exchange(
+    database: SqliteFile, outbox: Outbox, handlers: dict[str, Handlers], broker: Transport
+) -> Exchange:
     """An exchange that runs, once the broker has heard from it."""
-    way = transport(load_settings(), outbox.stream, outbox.stream, handlers)
-    exchange = Exchange(database, outbox, handlers, way)
+    exchange = Exchange(database, outbox, handlers, broker)
     exchange.start()
     while exchange.status()["broker"] != "up" or None in exchange.status()["inbox_behind"].values():
         time.sleep(PAUSE_S)
