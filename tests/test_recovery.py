@@ -1,18 +1,28 @@
-"""What must not go on in silence: it is said, nothing more is confirmed, and there is a way on."""
+"""What must not go on in silence: it is said, nothing more is confirmed, and there is a way on.
 
+The commands of the ways on are typed as docs/operations.md has them in ``test_operations.py``.
+"""
+
+import argparse
 import json
-import re
-import shutil
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from falcon.testing import TestClient
 
+from inventory.app import Inventory
 from messaging.event import previous
-from messaging.transports.wire import digest
-from tests.conftest import eventually, free_port
+from messaging.inbox import place_of
+from messaging.recovery import PLACE, begin_epoch, set_place
+from messaging.transports.wire import START, Place, digest
+from payment.app import Payment
+from runtime.process.errors import StartError
+from shop.app import Shop
+from tests.conftest import eventually
 from tests.pairs import on_files
 from tests.processes import ALL, World
+from tests.rules import create_item, pay
 from tests.test_faults import back_up
 
 
@@ -25,13 +35,6 @@ def problem(world: World, name: str, words: str) -> str:
         return told if state["status"] == "unready" and words in told else ""
 
     return str(eventually(found))
-
-
-def command(told: str, name: str) -> list[str]:
-    """The command that a problem recommends, as arguments of Python."""
-    found = re.search(rf"python (-m {name} [^;]*)", told)
-    assert found, told
-    return found[1].split()
 
 
 def ready(world: World, *names: str) -> bool:
@@ -76,203 +79,80 @@ def test_a_forked_shop_confirms_nothing_that_it_cannot_tell(world: World) -> Non
     assert sorted(paid) == sorted([before, theirs, *ours, later])
 
 
-@pytest.mark.parametrize(
-    ("name", "method", "path", "body"),
-    [
-        ("inventory", "POST", "/api/item", {"item": {"name": "Honey", "price": 5}}),
-        ("inventory", "PUT", "/api/items/1/toggle_status", None),
-        ("payment", "POST", "/api/payment", {"user_id": 1, "price": 5}),
-    ],
-)
-def test_no_service_confirms_what_it_cannot_tell(
-    world: World, name: str, method: str, path: str, body: Any
-) -> None:
+def test_no_service_confirms_what_it_cannot_tell(inventory: Inventory, payment: Payment) -> None:
     """It goes on reading, and changes nothing."""
-    world.start("broker", "inventory", "payment")
-    world.post("inventory", "/api/item", {"item": {"name": "Millet", "price": 4000}})
-    world.post("payment", "/api/payment", {"user_id": 1, "price": 5})
-    eventually(lambda: world.is_told("inventory", "payment"))
-    spoil = "UPDATE entry SET body = CAST(replace(body, '\"specversion\"', '\"other\"') AS BLOB)"
-    world.kill("broker", name)
-    world.rows("broker", spoil)
-    world.start("broker", name)
-    told = problem(world, name, "the journal holds another event")
-    shown = {"inventory": "/api/items", "payment": "/api/payments"}[name]
-    before = world.get(name, shown)
-    answer = world.ask(name, method, path, body)
-    assert (answer.status, answer.json()["detail"]) == (503, told)
-    assert world.get(name, shown) == before
+    create_item(inventory, "Millet", 4000)
+    pay(payment, 1, 5)
+    requests: list[tuple[Inventory | Payment, str, str, Any, str]] = [
+        (inventory, "POST", "/api/item", {"item": {"name": "Honey", "price": 5}}, "/api/items"),
+        (inventory, "PUT", "/api/items/1/toggle_status", None, "/api/items"),
+        (payment, "POST", "/api/payment", {"user_id": 1, "price": 5}, "/api/payments"),
+    ]
+    for service, method, path, body, listed in requests:
+        service.outbox.note(0, "the journal holds another event")
+        client = TestClient(service.app())
+        before = client.simulate_get(listed).json
+        answer = client.simulate_request(method, path, json=body)
+        assert answer.status_code == 503
+        assert answer.json["detail"] == "the journal holds another event"
+        assert client.simulate_get(listed).json == before != []
 
 
-def test_two_live_shops_on_copies_of_one_database_are_both_told(
-    world: World, tmp_path: Path
+@pytest.fixture
+def place(capfd: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Give the command ``place`` of a service, and what it prints."""
+
+    def place(service: Shop | Payment, *arguments: str) -> list[str]:
+        parser = argparse.ArgumentParser()
+        PLACE.arguments(parser)
+        assert PLACE.run(service, parser.parse_args(arguments)) == 0
+        return capfd.readouterr().out.splitlines()
+
+    return place
+
+
+def test_places_are_listed_and_moved(
+    shop: Shop, payment: Payment, place: Callable[..., list[str]]
 ) -> None:
-    """One goes on; the other's event is refused, it says so, and so does the broker."""
-    world.start(*ALL)
-    basket = world.stock()
-    before = world.checkout(basket)
-    eventually(lambda: world.is_paid(before))
-    world.kill("shop")
-    folder = tmp_path / "elsewhere" / "data"
-    folder.mkdir(parents=True)
-    for path in world.files("shop"):
-        shutil.copy(path, folder)
-    shutil.copytree(world.settings.data_dir / "keys", folder / "keys")
-    world.start("shop")
-    copy = World(world.settings.model_copy(update={"data_dir": folder, "shop_port": free_port()}))
-    try:
-        copy.start("shop")
-        eventually(lambda: ready(world, "shop") and ready(copy, "shop"))
-        eventually(lambda: copy.state("shop")["broker"] == "up")
-        ours = world.checkout(basket)
-        eventually(lambda: world.is_paid(ours) and world.is_told("shop"))
-        answer = copy.post("shop", "/api/checkout", basket)
-        told = problem(copy, "shop", "a copy of it is in use")
-        assert answer.status in (201, 503)
-        assert copy.post("shop", "/api/checkout", basket).json()["detail"] == told
-        eventually(lambda: ready(world, "shop"))
-        later = world.checkout(basket)
-        eventually(lambda: world.is_paid(later))
-    finally:
-        copy.end()
+    """Those of the streams that are read, or taken over by a new database."""
+    at, back = Place(bytes(15) + b"\1", 7), Place(bytes(15) + b"\1", 0)
+    set_place(shop.database, "items", at, back=False)
+    assert place(shop) == [f"items  {at}", f"payments  {START}"]
+    assert place(payment) == [f"orders  {START}", f"payments  {START}"]
+    with pytest.raises(StartError, match="--back"):
+        place(shop, "items", str(back))
+    assert place(shop, "items") == [f"items  {at}"]
+    assert place(shop, "items", str(back), "--back") == [f"items  {back}, it was {at}"]
+    assert place_of(shop.database, "items") == back
+    with pytest.raises(StartError, match="items, payments"):
+        place(shop, "orders", str(back))
 
 
-def archive(world: World) -> None:
-    """What docs/operations.md says of the journal's orders and payments."""
-    world.rows(
-        "broker",
-        "DELETE FROM entry WHERE stream IN ('orders', 'payments') AND (epoch, sequence) < ("
-        "SELECT epoch, sequence FROM entry AS newest WHERE newest.stream = entry.stream "
-        "ORDER BY epoch DESC, sequence DESC LIMIT 1)",
-    )
+def test_a_place_that_is_none_is_said(
+    shop: Shop, place: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        place(shop, "items", "7")
+    assert "is not a place" in capfd.readouterr().err
 
 
-def test_a_hole_in_a_stream_is_said_and_gone_on_behind_by_hand(world: World) -> None:
-    """An older database of a reader, restored after the journal was archived."""
-    world.start(*ALL)
-    basket = world.stock()
-    first = world.checkout(basket)
-    eventually(lambda: world.is_paid(first))
-    eventually(world.is_drained)
-    world.kill("payment", "broker")
-    restore = back_up(world, "shop")  # it has heard of the first payment alone
-    world.start("broker", "payment")
-    for _ in range(3):
-        assert world.post("payment", "/api/payment", {"user_id": 1, "price": 5}).status == 201
-    eventually(world.is_drained)
-    world.kill("broker", "shop")
-    archive(world)
-    restore()
-    world.start("broker", "shop")
-    told = problem(world, "shop", "the journal has no events from")
-    assert re.search(r"from [0-9a-f]{32}:2 to [0-9a-f]{32}:3:", told)
-    eventually(lambda: world.output("shop", "stderr").count(told) == 1)
-    order = world.checkout(basket)
-    went_on = world.finish(*command(told, "shop"))
-    assert went_on.returncode == 0, went_on.stderr
-    eventually(lambda: ready(world, "shop") and world.is_paid(order))
-
-
-def test_a_journal_lost_after_the_outbox_was_cut_begins_with_its_oldest_row(world: World) -> None:
-    world.start(*ALL)
-    basket = world.stock()
-    for _ in range(3):
-        order = world.checkout(basket)
-    eventually(lambda: world.is_paid(order) and world.is_drained())
-    world.kill("shop", "payment")
-    world.rows("shop", "DELETE FROM outbox WHERE sequence < (SELECT max(sequence) FROM outbox)")
-    world.lose("broker")
-    world.start("shop")
-    waiting = world.checkout(basket)
-    world.start("broker", "payment")
-    told = problem(world, "shop", "lacks the events before")
-    assert world.post("shop", "/api/checkout", basket).json()["detail"] == told
-    running = world.finish(*command(told, "broker"))
-    assert (running.returncode, "stop it" in running.stderr) == (1, True)
-    world.kill("broker")
-    begun = world.finish(*command(told, "broker"))
-    assert begun.returncode == 0, begun.stderr
-    world.start("broker")
-    eventually(lambda: ready(world, "shop") and world.is_paid(waiting))
-    assert len(world.get("payment", "/api/payments")) == 4
-
-
-@pytest.mark.chaos
-def test_a_reader_ahead_of_a_restored_writer_and_journal_is_told(world: World) -> None:
-    """New orders under numbers that it has passed are no repetitions."""
-    world.start(*ALL)
-    basket = world.stock()
-    first = world.checkout(basket)
-    eventually(lambda: world.is_paid(first) and world.is_drained())
-    world.kill("shop", "broker")
-    restore = [back_up(world, name) for name in ("shop", "broker")]
-    world.start("broker", "shop")
-    for _ in range(3):
-        order = world.checkout(basket)
-    eventually(lambda: world.is_paid(order) and world.is_drained())
-    world.kill("shop", "broker")
-    for put_back in restore:
-        put_back()
-    world.start("broker", "shop")
-    problem(world, "payment", "was applied")
-    world.checkout(basket)
-    told = problem(world, "payment", "another event than the one applied")
-    eventually(lambda: world.output("payment", "stderr").count(told.partition("; ")[0]))
-
-
-@pytest.mark.chaos
-def test_a_database_made_under_an_older_clock_is_told_and_gets_a_new_epoch(world: World) -> None:
-    world.start("broker", "inventory", "shop")
-    world.stock()
-    eventually(lambda: world.state("shop")["inbox_behind"]["items"] == 0)
-    world.lose("broker")
-    world.lose("inventory")
-    world.start("inventory")
-    world.rows("inventory", "UPDATE head SET epoch = x'00000000000000010000000000000001'")
-    world.post("inventory", "/api/item", {"item": {"name": "Honey", "price": 5}})
-    world.start("broker")
-    problem(world, "shop", "older clock")
-    assert world.finish("-m", "inventory", "new-epoch", "--yes").returncode == 0
-    eventually(lambda: ready(world, "shop"))
-    eventually(lambda: [i["name"] for i in world.get("shop", "/api/items")] == ["Honey"])
-
-
-def test_places_are_listed_and_moved(world: World) -> None:
-    world.start("broker", "inventory", "shop")
-    world.stock()
-    world.kill("broker", "inventory", "shop")
-    listed = world.finish("-m", "shop", "place")
-    items, payments = listed.stdout.splitlines()
-    place = items.split()[1]
-    assert (items.split()[0], payments) == ("items", f"payments  {'0' * 32}:0")
-    back = f"{place.partition(':')[0]}:0"
-    refused = world.finish("-m", "shop", "place", "items", back)
-    assert (refused.returncode, "--back" in refused.stderr) == (1, True)
-    moved = world.finish("-m", "shop", "place", "items", back, "--back")
-    assert (moved.returncode, moved.stdout) == (0, f"items  {back}, it was {place}\n")
-    unknown = world.finish("-m", "shop", "place", "orders", back)
-    assert (unknown.returncode, "items, payments" in unknown.stderr) == (1, True)
-    wrong = world.finish("-m", "shop", "place", "items", "7")
-    assert (wrong.returncode, "is not a place" in wrong.stderr) == (2, True)
-
-
-def test_a_new_epoch_renumbers_what_the_outbox_has(world: World) -> None:
+def test_a_new_epoch_renumbers_what_the_outbox_has(inventory: Inventory) -> None:
     """Bodies carry their places: each is the same document under its new one."""
-    world.start("inventory")
     for price in (1, 2, 3):
-        world.post("inventory", "/api/item", {"item": {"name": "Honey", "price": price}})
-    world.kill("inventory")
-    world.rows("inventory", "DELETE FROM outbox WHERE sequence < 2")
-    before = [json.loads(body) for _, body in world.rows("inventory", "SELECT * FROM outbox")]
-    assert world.finish("-m", "inventory", "new-epoch", "--yes").returncode == 0
-    ((epoch, sequence),) = world.rows("inventory", "SELECT epoch, sequence FROM head")
-    after = world.rows("inventory", "SELECT sequence, body FROM outbox ORDER BY sequence")
-    assert (sequence, [number for number, _ in after]) == (2, [1, 2])
+        create_item(inventory, "Honey", price)
+    inventory.database.execute_sql("DELETE FROM outbox WHERE sequence < 2")
+    outbox = inventory.outbox
+    before = [json.loads(body) for _, body in outbox.rows(0, 9)]
+    old, new = begin_epoch(inventory.database, outbox)
+    assert outbox.head() == (new, 0, None)
+    assert (old.sequence, new.sequence, old.epoch < new.epoch) == (3, 2, True)
+    after = outbox.rows(0, 9)
+    assert [number for number, _ in after] == [1, 2]
     told = None
-    for number, body in after:
-        new = {"id": f"{epoch.hex()}:{number}", "sequence": str(number)}
+    for fields, (number, body) in zip(before, after, strict=True):
+        own = {"id": str(Place(new.epoch, number)), "sequence": str(number)}
         chained = {"previous": digest(told).hex()} if told else {}
-        del before[number - 1]["previous"]
-        assert json.loads(body) == before[number - 1] | new | chained
+        del fields["previous"]
+        assert json.loads(body) == fields | own | chained
         assert previous(body) == (told and digest(told))
         told = body
