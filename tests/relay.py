@@ -12,6 +12,7 @@ from random import Random
 
 SEGMENT_BYTES = 1400
 RETRANSMISSION_S = 0.2  # what a lost segment costs at least: TCP's own least time-out in Linux
+HEARD_BYTES = 100_000
 BUFFER_S = 0.5  # of the line: who sends more has to wait
 
 
@@ -20,7 +21,8 @@ class Line(threading.Thread):
 
     ``bytes_per_s`` and ``delay_s`` are those of each direction, for all connections together;
     ``loss`` is the part of the segments that TCP has to send again. While it is ``silent``, nothing
-    is carried, and no connection is closed. ``carried`` counts bytes.
+    is carried, and no connection is closed. ``carried`` counts bytes, and ``heard`` has the first
+    of them.
     """
 
     def __init__(self, target: str) -> None:
@@ -31,6 +33,7 @@ class Line(threading.Thread):
         self.delay_s = self.loss = 0.0
         self.silent = False
         self.carried = 0
+        self.heard = b""
         self._random = Random(1)
         self._free_at = [0.0, 0.0]  # when a direction has carried what it was given
         self._loop = asyncio.new_event_loop()
@@ -101,6 +104,8 @@ class Line(threading.Thread):
                 await asyncio.sleep(0.01)
             sink.write(data)
             self.carried += len(data)
+            if len(self.heard) < HEARD_BYTES:
+                self.heard += data
             with contextlib.suppress(OSError):
                 await sink.drain()
 

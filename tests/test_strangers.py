@@ -1,11 +1,7 @@
 """Who has no key neither reads nor writes: real processes, and raw sockets of strangers."""
 
-import contextlib
-import shutil
-import socket
-import threading
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
 import zmq
@@ -14,155 +10,101 @@ from broker.forwarder import Forwarder
 from messaging.event import Fact, document
 from messaging.transports.forwarder import Peer
 from messaging.transports.keys import public_key
-from messaging.transports.wire import Ack, Place, Run, pack
+from messaging.transports.wire import Ack, Place, pack
 from runtime.process.clock import timestamp
+from runtime.process.errors import StartError
 from runtime.process.settings import Settings
 from tests.conftest import eventually
-from tests.messaging.conftest import single
+from tests.messaging.conftest import EPOCH, single
 from tests.processes import ALL, World
+from tests.relay import line
 
-Ends = tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
+ORDER_ID = "00000000-0000-4000-8000-000000000666"
+
+
+class Stranger:
+    """A publisher, and a subscriber of everything."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self.publisher, self.subscriber = context.socket(zmq.PUB), context.socket(zmq.SUB)
+        self.subscriber.subscribe(b"")
+
+    def connect(self, settings: Settings, with_keys: bool) -> None:
+        if with_keys:
+            for end in (self.publisher, self.subscriber):
+                end.curve_publickey, end.curve_secretkey = zmq.curve_keypair()
+                end.curve_serverkey = public_key(settings.data_dir / "keys", "broker")
+        self.publisher.connect(settings.broker_publish_url)
+        self.subscriber.connect(settings.broker_subscribe_url)
 
 
 @pytest.fixture
-def ends() -> Iterator[Ends]:
-    """A publisher, and a subscriber of everything; neither has a key."""
+def strangers() -> Iterator[list[Stranger]]:
+    """Two, who are not connected."""
     context = zmq.Context()
-    publisher, subscriber = context.socket(zmq.PUB), context.socket(zmq.SUB)
-    subscriber.subscribe(b"")
-    yield publisher, subscriber
+    yield [Stranger(context), Stranger(context)]
     context.destroy(linger=0)
 
 
-def forged(world: World, order_id: str) -> Run:
-    """The shop's next order, as somebody else would like it to be."""
-    ((epoch, sequence),) = world.rows("shop", "SELECT epoch, sequence FROM head")
-    place = Place(epoch, sequence + 1)
-    data = {"order_id": order_id, "user_id": 1, "price": 666, "items": []}
-    return single(
-        "orders", place, document("/shop", place, "order.placed", Fact(order_id, timestamp(), data))
-    )
+def forged(place: Place) -> list[bytes]:
+    """The shop's order at this place, as somebody else would like it to be."""
+    data = {"order_id": ORDER_ID, "user_id": 1, "price": 666, "items": []}
+    fact = Fact(ORDER_ID, timestamp(), data)
+    return pack(single("orders", place, document("/shop", place, "order.placed", fact)))
 
 
-@pytest.mark.parametrize("stranger", ["without keys", "with keys of its own"])
-def test_a_stranger_neither_reads_nor_publishes(world: World, ends: Ends, stranger: str) -> None:
-    """Its order is not paid, and does not push out the true one that gets the same number."""
+def test_a_stranger_neither_reads_nor_publishes(world: World, strangers: list[Stranger]) -> None:
+    """Without keys, or with its own: its order does not push out the one with the same number."""
     world.start(*ALL)
     basket = world.stock()
-    publisher, subscriber = ends
-    for end in ends:
-        if stranger == "with keys of its own":
-            end.curve_publickey, end.curve_secretkey = zmq.curve_keypair()
-            end.curve_serverkey = public_key(world.settings.data_dir / "keys", "broker")
-    publisher.connect(world.settings.broker_publish_url)
-    subscriber.connect(world.settings.broker_subscribe_url)
-
-    order_id = "00000000-0000-4000-8000-000000000666"
-    lie = pack(forged(world, order_id))
+    for stranger, with_keys in zip(strangers, (False, True), strict=True):
+        stranger.connect(world.settings, with_keys)
+    ((epoch, sequence),) = world.rows("shop", "SELECT epoch, sequence FROM head")
+    lie = forged(Place(epoch, sequence + 1))
     for _ in range(50):
-        publisher.send_multipart(lie)
-        assert not subscriber.poll(10)
+        for stranger in strangers:
+            stranger.publisher.send_multipart(lie)
+            assert not stranger.subscriber.poll(5)
     order = world.checkout(basket)
     eventually(lambda: world.is_paid(order))
-    assert not subscriber.poll(100)
+    assert not any(stranger.subscriber.poll(50) for stranger in strangers)
     (payment,) = world.get("payment", "/api/payments")
     assert (payment["order_id"], payment["price"]) == (order, 4000)
 
 
-def test_without_keys_a_forged_order_would_be_paid(world: World, ends: Ends) -> None:
+def test_without_keys_a_forged_order_would_be_paid(world: World, strangers: list[Stranger]) -> None:
     """What BROKER_CURVE=off means, and that the forgery of the test above is a good one."""
     world.settings = world.settings.model_copy(update={"broker_curve": "off"})
-    world.start(*ALL)
-    world.stock()
-    publisher, _ = ends
-    publisher.connect(world.settings.broker_publish_url)
-    order_id = "00000000-0000-4000-8000-000000000666"
-    lie = pack(forged(world, order_id))
+    world.start("broker", "payment")
+    strangers[0].connect(world.settings, with_keys=False)
 
     def is_paid() -> bool:
-        publisher.send_multipart(lie)
-        return bool(world.get("payment", f"/api/payments?order_id={order_id}"))
+        strangers[0].publisher.send_multipart(forged(Place(EPOCH, 1)))
+        return bool(world.get("payment", f"/api/payments?order_id={ORDER_ID}"))
 
     eventually(is_paid)
     assert "anybody" in world.output("broker", "stderr")
     assert not (world.settings.data_dir / "keys").exists()
 
 
-def test_a_peer_elsewhere(world: World, tmp_path: Path) -> None:
-    """A service with the broker's public key and a pair of its own: refused, until it is added.
-
-    It knocks again by itself, and nobody is started again.
-    """
-    world.start("broker", "inventory", "payment")
-    elsewhere = tmp_path / "elsewhere"
-    (elsewhere / "keys").mkdir(parents=True)
-    keys = world.settings.data_dir / "keys"
-    shutil.copy(keys / "broker.key", elsewhere / "keys")
-    world.start("shop", DATA_DIR=str(elsewhere))
-    eventually(lambda: "refuses" in world.output("shop", "stderr"))
-    assert world.get("shop", "/readyz")["broker"] == "down"
-
-    shutil.copy(elsewhere / "keys" / "client.key", keys / "shop.key")
-    order = world.checkout(world.stock())
-    eventually(lambda: world.is_paid(order))
-    eventually(lambda: world.output("shop", "stderr").count("refuses") == 1)
+def test_a_damaged_key_is_told_in_one_line(settings: Settings) -> None:
+    """By the broker as by a service."""
+    assert settings.keys
+    settings.keys.mkdir(parents=True)
+    (settings.keys / "broker.key").write_text("not a key")
+    peer = Peer(settings, [])
+    for start in (lambda: Forwarder(settings), peer.open):
+        with pytest.raises(StartError, match=r"^[^\n]*broker\.key is not a key[^\n]*$"):
+            start()
+    peer.close()
 
 
-def test_new_keys_are_taken_without_a_restart_of_the_services(world: World) -> None:
-    """The folder of keys removed: the broker makes new ones, and the services read them."""
-    world.start(*ALL)
-    basket = world.stock()
-    world.kill("broker")
-    shutil.rmtree(world.settings.data_dir / "keys")
-    world.start("broker")
-    order = world.checkout(basket)
-    eventually(lambda: world.is_paid(order))
-
-
-@pytest.mark.parametrize("name", ["broker", "shop"])
-def test_a_damaged_key_is_told_in_one_line(world: World, name: str) -> None:
-    keys = world.settings.data_dir / "keys"
-    keys.mkdir(mode=0o700)
-    (keys / "broker.key").write_text("not a key")
-    ended = world.finish("-m", name)
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith(f"{name}: {keys / 'broker.key'} is not a key")
-
-
-@contextlib.contextmanager
-def wiretap(target: int) -> Iterator[tuple[int, bytearray]]:
-    """A port that relays one connection to another port, and what went through it."""
-    heard = bytearray()
-
-    def relay(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                heard.extend(data)
-                sink.sendall(data)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ends: list[socket.socket] = []
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                ends.append(listener.accept()[0])
-                ends.append(socket.create_connection(("127.0.0.1", target)))
-                back = threading.Thread(target=relay, args=ends[::-1])
-                back.start()
-                relay(*ends)
-                back.join()
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield listener.getsockname()[1], heard
-        finally:
-            for end in ends:
-                with contextlib.suppress(OSError):  # the other side has ended it
-                    end.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for end in ends:
-                end.close()
+@contextmanager
+def opened(settings: Settings, *topics: bytes) -> Iterator[Peer]:
+    peer = Peer(settings, list(topics))
+    peer.open()
+    yield peer
+    peer.close()
 
 
 @pytest.mark.parametrize("curve", ["on", "off"])
@@ -171,23 +113,17 @@ def test_nobody_reads_along(settings: Settings, curve: str) -> None:
     settings = settings.model_copy(update={"broker_curve": curve})
     forwarder = Forwarder(settings)
     forwarder.start()
-    port = int(settings.broker_publish_url.rpartition(":")[2])
-    with wiretap(port) as (tapped, heard):
-        url = f"tcp://127.0.0.1:{tapped}"
-        writer = Peer(settings.model_copy(update={"broker_publish_url": url}), [])
-        reader = Peer(settings, [b"ack/"])
-        writer.open()
-        reader.open()
-        message = Ack("orders", Place(b"sixteen-byte-epo", 7))
+    message = Ack("orders", Place(b"sixteen-byte-epo", 7))
+    with line(settings.broker_publish_url) as tapped:
+        over = settings.model_copy(update={"broker_publish_url": tapped.url})
+        with opened(over) as writer, opened(settings, b"ack/") as reader:
 
-        def arrives() -> bool:
-            writer.poll(0)
-            writer.send(message)
-            return message in reader.poll(0.02)
+            def arrives() -> bool:
+                writer.poll(0)
+                writer.send(message)
+                return message in reader.poll(0.02)
 
-        eventually(arrives)
-        readable = b"ack/orders/" in heard and b"sixteen-byte-epo" in heard
-        assert readable == (curve == "off")
-        writer.close()
-        reader.close()
+            eventually(arrives)
+    readable = b"ack/orders/" in tapped.heard and b"sixteen-byte-epo" in tapped.heard
+    assert readable == (curve == "off")
     forwarder.stop()
