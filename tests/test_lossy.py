@@ -1,69 +1,22 @@
 """Events over a line that loses, doubles and shuffles: each arrives once and in order."""
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
 
 from broker.journal import Journal
-from messaging.event import Fact
-from messaging.exchange import Exchange, transport
-from messaging.outbox import Outbox
+from messaging.exchange import transport
+from messaging.inbox import place_of
 from messaging.transports.forwarder import Peer
 from messaging.transports.wire import Run, Want, topic
-from runtime.process.clock import timestamp
 from runtime.process.settings import Settings
-from runtime.storage.database import SqliteFile
 from tests.conftest import eventually
 from tests.lossy import Faults, LossyForwarder
+from tests.messaging.conftest import Numbers
 
 WINDOW = 256  # events and messages ahead of the last ack
-
-
-class Service:
-    """Tells numbers on a stream of its own name, and hears those of the streams that it reads."""
-
-    def __init__(self, settings: Settings, name: str, *reads: str) -> None:
-        self.database = SqliteFile(settings.data_dir / f"{name}.db", "messaging")
-        self.outbox = Outbox(self.database, name, f"/{name}")
-        self.heard: list[int] = []
-        table = {"counted": lambda events: self.heard.extend(event.data["n"] for event in events)}
-        handlers = dict.fromkeys(reads, table)
-        way = transport(settings, name, name, reads)
-        self.exchange = Exchange(self.database, self.outbox, handlers, way)
-        self.database.open()
-
-    def tell(self, *numbers: int) -> None:
-        with self.database.write():
-            for n in numbers:
-                self.outbox.emit("counted", [Fact(n, timestamp(), {"n": n})])
-
-    def close(self) -> None:
-        if self.exchange.is_alive():
-            self.exchange.stop()
-        self.database.close()
-
-
-@contextmanager
-def bad_line(
-    settings: Settings, faults: Faults, seed: int
-) -> Iterator[tuple[LossyForwarder, Service, Service]]:
-    """A forwarder with its journal, and on it a writer and a reader that are not started yet."""
-    forwarder = LossyForwarder(settings, faults, seed)
-    journal = Journal(settings.data_dir / "broker.db", Peer(settings, [topic(Run), topic(Want)]))
-    writer, reader = Service(settings, "writer"), Service(settings, "reader", "writer")
-    journal.open()
-    forwarder.start()
-    journal.start()
-    try:
-        yield forwarder, writer, reader
-    finally:
-        for end in (writer, reader):
-            end.close()
-        journal.stop()
-        forwarder.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -101,17 +54,29 @@ def rows(settings: Settings, name: str, table: str) -> list[Any]:
 def check(settings: Settings, events: int, loss: float, seed: int, timeout_s: float) -> None:
     """The reader starts when half is in the journal: it has to catch up, and to keep up."""
     faults = Faults(drop=loss, double=loss, reorder=loss, delay=loss)
-    numbers = list(range(events))
-    with bad_line(settings, faults, seed) as (forwarder, writer, reader):
+    forwarder = LossyForwarder(settings, faults, seed)
+    journal = Journal(settings.data_dir / "broker.db", Peer(settings, [topic(Run), topic(Want)]))
+    with ExitStack() as stack:
+
+        def service(name: str, *reads: str) -> Numbers:
+            way = transport(settings, name, name, reads)
+            made = Numbers(settings.data_dir / f"{name}.db", name, reads, way)
+            stack.callback(made.close)
+            return made
+
+        journal.open()
+        for each in (forwarder, journal):
+            each.start()
+            stack.callback(each.stop)
+        writer, reader = service("writer"), service("reader", "writer")
         writer.exchange.start()
-        for n in range(0, events, 10):
-            writer.tell(*numbers[n : n + 10])
+        writer.tell(*range(events))
         eventually(lambda: writer.exchange.status()["outbox_waiting"] <= events / 2, timeout_s)
         reader.exchange.start()
-        eventually(lambda: len(reader.heard) >= events, timeout_s)
-        eventually(lambda: writer.exchange.status()["outbox_waiting"] == 0)
+        eventually(lambda: place_of(reader.database, "writer").sequence == events, timeout_s)
+        eventually(lambda: writer.is_told)
+        assert reader.heard == [*range(events)]
 
-    assert reader.heard == numbers
     told = rows(settings, "writer", "outbox")
     assert len(told) == events
     assert rows(settings, "broker", "entry") == told

@@ -11,42 +11,30 @@ from runtime.process.errors import StartError
 from runtime.process.settings import Settings
 from tests.conftest import eventually, unlock
 
-
-@pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    context = zmq.Context()
-    yield context
-    context.destroy(linger=0)
+Ends = tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
 
 
 @pytest.fixture
-def sockets(
-    context: zmq.Context[zmq.Socket[bytes]], settings: Settings
-) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-    """A publisher and a subscriber of everything, connected to the forwarder."""
+def ends(settings: Settings) -> Iterator[Ends]:
+    """A publisher and a subscriber of everything, connected to a forwarder that runs."""
+    forwarder, context = Forwarder(settings), zmq.Context()
+    forwarder.start()
     publisher, subscriber = context.socket(zmq.PUB), context.socket(zmq.SUB)
     for end in publisher, subscriber:
         unlock(end, settings)
     publisher.connect(settings.broker_publish_url)
     subscriber.connect(settings.broker_subscribe_url)
     subscriber.subscribe(b"")
-    return publisher, subscriber
+    eventually(lambda: relayed(publisher, subscriber, b"event/items/", b"1"))
+    yield publisher, subscriber
+    forwarder.stop()
+    assert not forwarder.is_alive()
+    context.destroy(linger=0)
 
 
 def relayed(publisher: zmq.Socket[bytes], subscriber: zmq.Socket[bytes], *frames: bytes) -> bool:
     publisher.send_multipart(frames)
     return bool(subscriber.poll(20)) and subscriber.recv_multipart() == list(frames)
-
-
-def test_what_is_published_is_relayed_also_by_a_forwarder_that_is_started_again(
-    settings: Settings, sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
-) -> None:
-    for body in (b"1", b"2"):
-        forwarder = Forwarder(settings)
-        forwarder.start()
-        eventually(lambda body=body: relayed(*sockets, b"event/items/", body))
-        forwarder.stop()
-        assert not forwarder.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -65,30 +53,18 @@ def test_a_taken_port_is_a_start_error_that_names_its_setting(
         socket.create_server(("127.0.0.1", ports[1 - taken])).close()
 
 
-def test_a_message_that_is_too_large_does_not_stop_the_forwarder(
-    settings: Settings, sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
-) -> None:
-    forwarder = Forwarder(settings)
-    forwarder.start()
-    eventually(lambda: relayed(*sockets, b"event/items/", b"1"))
-    assert not relayed(*sockets, b"event/items/", bytes(MAX_MESSAGE_BYTES + 1))
-    eventually(lambda: relayed(*sockets, b"event/items/", b"2"))
-    forwarder.stop()
+def test_a_message_that_is_too_large_does_not_stop_the_forwarder(ends: Ends) -> None:
+    assert not relayed(*ends, b"event/items/", bytes(MAX_MESSAGE_BYTES + 1))
+    eventually(lambda: relayed(*ends, b"event/items/", b"2"))
 
 
-def test_a_subscription_that_is_too_long_does_not_stop_the_forwarder(
-    settings: Settings, sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
-) -> None:
+def test_a_subscription_that_is_too_long_does_not_stop_the_forwarder(ends: Ends) -> None:
     """A deep one overflows the stack of libzmq, and would end the process."""
-    forwarder = Forwarder(settings)
-    forwarder.start()
-    eventually(lambda: relayed(*sockets, b"event/items/", b"1"))
-    subscriber = sockets[1]
+    _, subscriber = ends
     monitor = subscriber.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     subscriber.setsockopt(zmq.SUBSCRIBE, bytes(10_000))
     assert recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED
     subscriber.disable_monitor()
     monitor.close()
     subscriber.setsockopt(zmq.UNSUBSCRIBE, bytes(10_000))
-    eventually(lambda: relayed(*sockets, b"event/items/", b"2"))
-    forwarder.stop()
+    eventually(lambda: relayed(*ends, b"event/items/", b"2"))

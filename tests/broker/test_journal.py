@@ -24,7 +24,6 @@ from runtime.storage.database import SqliteFile
 from shop.app import Shop
 from tests.conftest import Broker, eventually
 from tests.messaging.conftest import fail_after_commit, single
-from tests.processes import World
 from tests.rules import create_item
 
 OLDER, EPOCH, NEWER = (bytes([*range(15), number]) for number in (1, 2, 3))
@@ -104,21 +103,6 @@ def bench(path: Path) -> Iterator[Bench]:
     bench.journal._database.close()
 
 
-def test_exactly_the_next_event_is_appended(bench: Bench, path: Path) -> None:
-    """What comes after a gap is ignored, and what is there already only acknowledged."""
-    assert bench.handle(event(2)) == [Ack("items", START)]
-    assert bench.handle(event(1), event(2), event(4)) == [ack(2)]
-    assert bench.handle(event(1)) == [ack(2)]
-    assert bench.handle(event(3), event(3), event(2), event(5)) == [ack(3)]
-    assert rows(path) == [("items", 1), ("items", 2), ("items", 3)]
-
-
-def test_each_stream_is_counted_for_itself(bench: Bench) -> None:
-    other = event(1, stream="orders")
-    answers = bench.handle(event(1), other, event(2))
-    assert answers == [ack(2), Ack("orders", other.first, digest(other.bodies[0]))]
-
-
 @pytest.mark.parametrize("together", [False, True])
 def test_a_duplicate_with_another_body_is_refused(bench: Bench, together: bool) -> None:
     first, forged = [event(1), event(2)], event(1, body=b"other")
@@ -138,6 +122,7 @@ def test_a_run_is_appended_from_where_it_goes_on(bench: Bench) -> None:
         first = event(numbers[0])
         return first._replace(bodies=[event(n).bodies[0] for n in numbers])
 
+    assert bench.handle(run(2)) == [Ack("items", START)]
     assert bench.handle(run(1, 2, 3)) == [ack(3)]
     assert bench.handle(run(5, 6)) == [ack(3)]
     assert bench.handle(run(2, 3, 4), run(1, 2), run(4, 5)) == [ack(5)]
@@ -194,20 +179,13 @@ def test_a_newer_epoch_starts_at_1_and_closes_the_one_before(bench: Bench) -> No
     ]
 
 
-@pytest.mark.parametrize("sequence", [1, 2, 3])
-def test_an_event_of_an_older_epoch_is_answered_with_the_newest_ack(
-    bench: Bench, sequence: int
-) -> None:
-    bench.handle(event(1), event(2))
-    assert bench.handle(event(sequence, OLDER, b"other")) == [ack(2)]
-    assert len(bench.kept()) == 2
-
-
 def test_all_that_has_arrived_is_one_commit(bench: Bench, path: Path) -> None:
     commits: list[None] = []
     bench.journal._database.listeners.append(lambda: commits.append(None))
     numbers = range(1, 513)
-    bench.handle(*map(event, numbers), *(event(n, stream="orders") for n in numbers))
+    orders = [event(n, stream="orders") for n in numbers]
+    answers = bench.handle(*map(event, numbers), *orders)
+    assert answers == [ack(512), ack(512)._replace(stream="orders")]
     assert (len(rows(path)), len(commits)) == (1024, 1)
     bench.handle(*map(event, numbers))
     assert len(commits) == 1
@@ -218,39 +196,6 @@ def test_nothing_is_acknowledged_before_it_is_on_disk(bench: Bench, path: Path) 
     bench.peer.send = lambda message: found.append(len(rows(path)))  # type: ignore[method-assign]
     bench.handle(event(1), event(2))
     assert found == [2]
-
-
-def test_an_answer_has_at_most_256_events_and_ends_with_the_head(bench: Bench) -> None:
-    bench.handle(*map(event, range(1, 301)))
-    replay, end = bench.handle(want(10))
-    bodies = [event(n).bodies[0] for n in range(11, 267)]
-    assert replay == Replay("shop", Run("items", Place(EPOCH, 10), Place(EPOCH, 11), bodies))
-    assert end == answer_end(Place(EPOCH, 266), Place(EPOCH, 300))
-
-
-def answer_end(after: Place, head: Place) -> Replay:
-    return Replay("shop", Run("items", after, head, []))
-
-
-@pytest.mark.parametrize("place", [START, Place(OLDER, 7), Place(EPOCH, 0)])
-def test_the_first_event_follows_the_wanted_place_itself(bench: Bench, place: Place) -> None:
-    """So that a reader gets on where the end of an older epoch was lost."""
-    bench.handle(event(1), event(1, NEWER))
-    one, other, end = bench.handle(Want("items", "shop", place))
-    assert one == Replay("shop", Run("items", place, Place(EPOCH, 1), [b"body 1"]))
-    assert other == Replay("shop", Run("items", Place(EPOCH, 1), Place(NEWER, 1), [b"body 1"]))
-    assert end == answer_end(Place(NEWER, 1), Place(NEWER, 1))
-
-
-@pytest.mark.parametrize("place", [Place(EPOCH, 2), Place(EPOCH, 9), Place(NEWER, 1)])
-def test_a_reader_that_has_it_all_or_more_gets_the_end_alone(bench: Bench, place: Place) -> None:
-    bench.handle(event(1), event(2))
-    answer = bench.handle(Want("items", "shop", place))
-    assert answer == [answer_end(place, Place(EPOCH, 2))]
-
-
-def test_an_empty_journal_answers_with_the_start(bench: Bench) -> None:
-    assert bench.handle(want(0)) == [answer_end(Place(EPOCH, 0), START)]
 
 
 def test_only_the_newest_waiting_want_of_a_reader_and_stream_is_answered(bench: Bench) -> None:
@@ -337,26 +282,6 @@ def test_a_damaged_journal_is_set_aside_and_filled_again(
         second.stop()
 
 
-def test_a_killed_broker_catches_up_when_it_is_back(
-    world: World, settings: Settings, inventory: Inventory, shop: Shop
-) -> None:
-    """Its journal goes on where it was, with what was told while it was down."""
-    world.start("broker")
-    inventory.exchange.start()
-    shop.exchange.start()
-    create_item(inventory, "Perch", 1)
-    eventually(lambda: len(shop.catalogue.on_sale()) == 1)
-    world.kill("broker")
-    for n in range(2, 6):
-        create_item(inventory, "Perch", n)
-    eventually(lambda: inventory.exchange.status()["broker"] == "down")
-    assert inventory.exchange.status()["outbox_waiting"] >= 4
-    world.start("broker")
-    eventually(lambda: [item["price"] for item in shop.catalogue.on_sale()] == [1, 2, 3, 4, 5])
-    eventually(lambda: inventory.exchange.status()["outbox_waiting"] == 0)
-    assert rows(settings.data_dir / "broker.db") == [("items", n) for n in range(1, 6)]
-
-
 def test_a_commit_that_says_it_failed_may_have_succeeded(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +322,20 @@ def test_a_damaged_journal_on_a_full_disk_is_begun_anew_when_there_is_space(
         monkeypatch.setattr(bench.journal, "_write_at", float("-inf"))
         bench.step(event(1))
     assert bench.kept() == [(Place(EPOCH, 1), b"body 1")]
+
+
+def test_a_stream_begins_in_the_middle_where_somebody_says_so(path: Path) -> None:
+    """Above what is held alone; nothing stands for the events that nobody has any more."""
+    bench = Bench(path)
+    bench.handle(event(1), event(2))
+    for place in (Place(EPOCH, 2), Place(OLDER, 9), Place(NEWER, 0)):
+        with pytest.raises(StartError, match="cannot begin"):
+            bench.journal.begin("items", place)
+    bench.journal.begin("items", Place(EPOCH, 9))
+    bench.journal._heads = {}  # a process of its own does that
+    assert bench.handle(event(3), event(9)) == [ack(9)]
+    assert [place.sequence for place, _ in bench.kept()] == [1, 2, 9]
+    bench.journal._database.close()
 
 
 def begun_s(bench: Bench) -> float:

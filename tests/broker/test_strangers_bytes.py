@@ -2,8 +2,8 @@
 
 import random
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 
 import psutil
 import pytest
@@ -95,17 +95,6 @@ def ports(settings: Settings) -> list[int]:
     return [int(url.rpartition(":")[2]) for url in urls]
 
 
-@contextmanager
-def peer(settings: Settings, *topics: bytes) -> Iterator[Peer]:
-    """Somebody who is let in."""
-    one = Peer(settings, list(topics))
-    one.open()
-    try:
-        yield one
-    finally:
-        one.close()
-
-
 @pytest.fixture
 def process(world: World) -> psutil.Process:
     """A running broker."""
@@ -171,28 +160,16 @@ def test_more_connections_than_descriptors(
     """Whoever is connected goes on; others are let in when there is room again."""
     limit = process.num_fds() + 20
     process.rlimit(psutil.RLIMIT_NOFILE, (limit, limit))
-    with ExitStack() as strangers:
+    with closing(Peer(settings, [])) as late, ExitStack() as strangers:
         for port in ports * 50:
             strangers.enter_context(connect(port))
         eventually(lambda: process.num_fds() >= limit - 2)
-        with peer(settings) as late:
-            trade()
-            assert not (late.poll(0) or late.up)
-            strangers.close()
-            eventually(lambda: late.poll(0.05) or late.up)
+        late.open()
+        trade()
+        assert not (late.poll(0) or late.up)
+        strangers.close()
+        eventually(lambda: late.poll(0.05) or late.up)
     trade()
-
-
-def test_who_is_let_in_and_sends_too_much(settings: Settings, trade: Callable[[], None]) -> None:
-    """They are disconnected before it is read, and may come back."""
-    huge = single("numbers", Place(bytes(16), 1), bytes(MAX_GROWTH_BYTES + 1))
-    with peer(settings) as writer, peer(settings, bytes(10_000)) as reader:
-        for _ in range(3):
-            eventually(lambda: writer.poll(0.05) or writer.up)
-            eventually(lambda: writer.send(huge) or writer.poll(0.05) or not writer.up)
-            eventually(lambda: reader.poll(0.05) or reader.up)
-            eventually(lambda: reader.poll(0.05) or not reader.up)
-            trade()
 
 
 @pytest.mark.chaos

@@ -79,13 +79,13 @@ def test_events_of_many_threads_and_processes_appear_in_sequence(tmp_path: Path)
         emit(database, Outbox(database, "numbers", "/test"), 20)
         database.close()
 
-    threads = [threading.Thread(target=work, args=(databases[n % 2],)) for n in range(8)]
+    threads = [threading.Thread(target=work, args=(databases[n % 2],)) for n in range(4)]
     for thread in threads:
         thread.start()
     outbox = Outbox(databases[0], "numbers", "/test")
     while any(thread.is_alive() for thread in threads):
         seen = sequences(outbox)
         assert seen == list(range(1, len(seen) + 1))
-    assert len(sequences(outbox)) == 160
+    assert len(sequences(outbox)) == 80
     for database in databases:
         database.close()
