@@ -91,18 +91,27 @@ def insist(way: Transport, event: Run, until: Ack) -> None:
 
 def fetched(way: Transport, stream: str, after: Place = START) -> list[Run]:
     """One answer: what comes after a place, and the end. It is asked for until it comes."""
-    until_up(way)
+    heard: list[Message] = []
 
-    def is_end(message: Message) -> bool:
-        return isinstance(message, Replay) and not message.run.bodies
-
-    def ask() -> list[Message]:
-        way.fetch(stream, after)
-        with suppress(AssertionError):
-            return hear(way, lambda heard: any(map(is_end, heard)), 6)
+    def answer() -> list[Run]:
+        heard.extend(way.poll(0.05))
+        found, tip = [], after
+        for each in heard:
+            if isinstance(each, Replay) and (each.run.stream, each.run.follows) == (stream, tip):
+                found.append(each.run)
+                if not each.run.bodies:
+                    return found
+                tip = each.run.last
         return []
 
-    return [each.run for each in eventually(ask, 30) if isinstance(each, Replay)]
+    def ask() -> list[Run]:
+        way.fetch(stream, after)
+        with suppress(AssertionError):
+            return list(eventually(answer, 1))
+        return []
+
+    until_up(way)
+    return list(eventually(ask, 30))
 
 
 def all_fetched(way: Transport, stream: str, after: Place = START) -> list[Run]:

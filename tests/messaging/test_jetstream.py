@@ -64,6 +64,12 @@ def kind() -> str:
     return "jetstream"
 
 
+@pytest.fixture(autouse=True)
+def soon(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that were lost are made again soon."""
+    monkeypatch.setattr("messaging.transports.jetstream.RECONNECT_AFTER_S", 0.1)
+
+
 def at(url: str, **settings: Any) -> Settings:
     """The settings of another server."""
     return Settings(BROKER_URL=url, **{name.upper(): value for name, value in settings.items()})
@@ -166,17 +172,11 @@ def test_a_stream_that_contradicts_itself_is_asked_again(
 
 
 def fetch_until_said(way: Any, stream: str, complaint: str) -> None:
+    """Ask for a stream, and get a complaint instead of an answer."""
     until_up(way)
     with capture_logs() as lines:
         way.fetch(stream, START)
-        eventually(lambda: way.poll(0.05) or complaint in str(lines))
-
-
-def publish_until_said(way: Any, run: Run, complaint: str) -> None:
-    until_up(way)
-    with capture_logs() as lines:
-        way.publish(run)
-        eventually(lambda: way.poll(0.05) or complaint in str(lines))
+        assert hear(way, lambda _: complaint in str(lines)) == []
 
 
 def test_a_run_is_stored_as_one_batch(connect: Connect, served: Settings, stream: str) -> None:
@@ -210,10 +210,11 @@ def test_of_a_batch_that_has_lost_a_message_nothing_is_stored_until_it_is_sent_a
             await send(self, subject, payload, *rest, **more)
 
     (run,) = joined(events[1:])
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, capture_logs() as lines:
         patch.setattr(nats.aio.client.Client, "publish", lose_one)
-        publish_until_said(writer, run, "batch is incomplete")
+        writer.publish(run)
         assert hear(writer, len) == [acked_as(events[0])]
+    assert "batch is incomplete" in str(lines)
     assert stored(served, stream) == places(events[0])
     publish(writer, *events)
     assert stored(served, stream) == places(*events)
@@ -253,8 +254,11 @@ def test_what_is_not_taken_is_said(connect: Connect, own_nats: NatsServer, strea
     served = at(own_nats.url)
     make_stream(served, stream, max_msg_size=100)
     writer = connect(served, stream)
-    for size, complaint in ((500, "message size exceeds"), (2000, "maximum payload exceeded")):
-        publish_until_said(writer, live(1, body=bytes(size))._replace(stream=stream), complaint)
+    until_up(writer)
+    with capture_logs() as lines:
+        for size, complaint in ((500, "message size exceeds"), (2000, "maximum payload exceeded")):
+            writer.publish(live(1, body=bytes(size))._replace(stream=stream))
+            hear(writer, lambda _, said=complaint: said in str(lines))
 
 
 # Reading
@@ -622,10 +626,9 @@ def test_a_client_that_gives_up_is_replaced(
 
 
 def test_a_server_that_is_too_old_is_refused_in_one_line(
-    impostor: Impostor, connect: Connect, stream: str, monkeypatch: pytest.MonkeyPatch
+    impostor: Impostor, connect: Connect, stream: str
 ) -> None:
     """And does not get to see the password. It is tried again, in case it was replaced."""
-    monkeypatch.setattr("messaging.transports.jetstream.RECONNECT_AFTER_S", 0.05)
     versions = [b"2.11.99", b"2.9.10", b"1.4.1", b""]
     impostor._versions = iter([*versions, *[b""] * 99])
     writer = connect(at(f"nats://shop:secret@{impostor.address}"), stream)

@@ -15,7 +15,6 @@ import pytest
 import zmq
 from structlog.testing import capture_logs
 
-import messaging.transports.forwarder
 from broker.forwarder import Forwarder
 from messaging.exchange import transport
 from messaging.transports.forwarder import MAX_MESSAGES, Peer, configure
@@ -159,16 +158,18 @@ def test_any_thread_can_end_the_wait_of_a_poll(served: Settings, stream: str) ->
     way = transport(served, "me", stream, ())
     way.wake()
     way.open()
-    until_up(way)
-    for _ in range(5000):  # more than fit are no reason to wait
-        way.wake()
-    begin = time.monotonic()
-    waker = threading.Timer(0.05, way.wake)
-    waker.start()
-    while time.monotonic() < begin + 0.05:
-        assert way.poll(1000) == []
-    waker.join()
-    way.close()
+    try:
+        until_up(way)
+        for _ in range(5000):  # more than fit are no reason to wait
+            way.wake()
+        begin = time.monotonic()
+        waker = threading.Timer(0.05, way.wake)
+        waker.start()
+        while time.monotonic() < begin + 0.05:
+            assert way.poll(1000) == []
+        waker.join()
+    finally:
+        way.close()
     way.wake()
     assert not way.up
 
@@ -296,6 +297,12 @@ def test_a_restored_older_database_stops_publishing(
 # Over the forwarder
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that were refused are made again soon."""
+    monkeypatch.setattr("messaging.transports.forwarder.RECONNECT_AFTER_S", 0.1)
+
+
 @pytest.fixture
 def forwarder(settings: Settings) -> Iterator[Forwarder]:
     running = Forwarder(settings)
@@ -395,10 +402,9 @@ def test_what_piles_up_is_dropped(open_peer: Open, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_refused_peer_comes_back_once_its_keys_are_mended(
-    open_peer: Open, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    open_peer: Open, settings: Settings
 ) -> None:
     """Also where they could not even be read when it knocked again."""
-    monkeypatch.setattr(messaging.transports.forwarder, "RECONNECT_AFTER_S", 0.1)
     peer = open_peer()
     assert settings.keys
     own = settings.keys / "client.key"
@@ -454,7 +460,6 @@ def test_a_peer_that_cannot_open_its_sockets_again_goes_on_trying(
     forwarder: Forwarder, open_peer: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a process has no descriptors left for a while, its thread neither ends nor hangs."""
-    monkeypatch.setattr(messaging.transports.forwarder, "RECONNECT_AFTER_S", 0.1)
     peer = open_peer()
     eventually(lambda: peer.poll(0.05) or peer.up)
     make, failures = zmq.Context.socket, iter([True, False, True])  # at the first one, and midway
