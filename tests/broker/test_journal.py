@@ -2,7 +2,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -12,19 +12,14 @@ from playhouse.migrations import Runner
 from structlog.testing import capture_logs
 
 from broker.journal import Journal
-from inventory.app import Inventory
 from messaging.event import Event as Told
 from messaging.event import Fact, document
 from messaging.transports.forwarder import Peer
 from messaging.transports.wire import START, Ack, Message, Place, Refuse, Replay, Run, Want, digest
 from runtime import ROOT
 from runtime.process.errors import StartError
-from runtime.process.settings import Settings
 from runtime.storage.database import SqliteFile
-from shop.app import Shop
-from tests.conftest import Broker, eventually
 from tests.messaging.conftest import fail_after_commit, single
-from tests.rules import create_item
 
 OLDER, EPOCH, NEWER = (bytes([*range(15), number]) for number in (1, 2, 3))
 
@@ -241,45 +236,26 @@ def test_a_file_that_cannot_be_opened_is_left_alone(path: Path) -> None:
     assert path.is_dir()
 
 
-def damage_header(data: bytearray) -> None:
-    data[:] = b"garbage" * 1000
-
-
-def damage_middle(data: bytearray) -> None:
+def test_a_journal_that_turns_out_to_be_damaged_amid_an_answer_is_begun_anew(path: Path) -> None:
+    """Its writers fill it again."""
+    bench, whole = Bench(path), [event(n, body=b"x" * 1000) for n in range(1, 301)]
+    bench.handle(*whole)
+    bench.journal._database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = bytearray(path.read_bytes())
+    bench.journal._database.close()
     quarter = len(data) // 4
     data[quarter : 2 * quarter] = b"\xff" * quarter
-
-
-@pytest.mark.parametrize("damage", [damage_header, damage_middle])
-def test_a_damaged_journal_is_set_aside_and_filled_again(
-    settings: Settings, inventory: Inventory, shop: Shop, damage: Callable[[bytearray], None]
-) -> None:
-    """Also where the damage shows only in the middle of an answer."""
-    for n in range(150):
-        create_item(inventory, "x" * 200, n)
-    first = Broker(settings)
-    inventory.exchange.start()
-    eventually(lambda: inventory.exchange.status()["outbox_waiting"] == 0)
-    first.stop()
-
-    database = sqlite3.connect(settings.data_dir / "broker.db")
-    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    database.close()
-    data = bytearray((settings.data_dir / "broker.db").read_bytes())
-    damage(data)
-    elsewhere = settings.model_copy(update={"data_dir": settings.data_dir / "damaged"})
-    shutil.copytree(settings.data_dir / "keys", elsewhere.data_dir / "keys")
-    (elsewhere.data_dir / "broker.db").write_bytes(data)
-
-    second = Broker(elsewhere)
-    try:
-        shop.exchange.start()
-        eventually(lambda: list(elsewhere.data_dir.glob("broker.db.unreadable-*")))
-        eventually(lambda: len(shop.catalogue.on_sale()) == 150)
-        eventually(lambda: len(rows(elsewhere.data_dir / "broker.db")) == 150)
-        assert second.journal.is_alive()
-    finally:
-        second.stop()
+    damaged = path.with_name("damaged.db")  # the lock of the other one is still held
+    damaged.write_bytes(data)
+    bench = Bench(damaged)
+    with capture_logs() as lines:
+        bench.step(want(0))
+        bench.step()
+    assert ["waits for its disk" in line["event"] for line in lines] == [True, False]
+    assert list(path.parent.glob("damaged.db.unreadable-*"))
+    bench.journal._write_at = float("-inf")
+    assert bench.handle(*whole) == [Ack("items", whole[-1].first, digest(whole[-1].bodies[0]))]
+    bench.journal._database.close()
 
 
 def test_a_commit_that_says_it_failed_may_have_succeeded(

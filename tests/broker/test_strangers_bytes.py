@@ -190,16 +190,3 @@ def test_sessions_with_errors(ports: list[int], trade: Callable[[], None]) -> No
         if number % 500 == 0:
             trade()
     trade()
-
-
-@pytest.mark.chaos
-@pytest.mark.timeout(120)
-def test_strangers_that_do_not_finish_are_disconnected(
-    ports: list[int], trade: Callable[[], None]
-) -> None:
-    """After half a minute."""
-    with ExitStack() as strangers:
-        pairs = [(port, said) for port in ports for said in UNFINISHED.values()]
-        every = [strangers.enter_context(connect(port, *said)) for port, said in pairs]
-        eventually(lambda: all(map(is_closed, every)), timeout_s=60)
-    trade()

@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -56,7 +55,7 @@ from tests.servers import nats
 Connect = Callable[..., Any]
 Make = Callable[..., Numbers]
 PASSWORD = "p@ss/w:rd"
-INFO = b'INFO {"version":"%s","headers":true,"auth_required":true,"max_payload":1000}\r\n'
+INFO = {"headers": True, "auth_required": True, "max_payload": 1000, "nonce": "a-nonce"}
 
 
 @pytest.fixture
@@ -581,10 +580,10 @@ def test_a_wrong_password_is_said_and_tried_again_until_the_server_takes_it(
 class Impostor:
     """Says that it is a NATS server, answers pings, and keeps what it hears."""
 
-    def __init__(self, *versions: bytes) -> None:
+    def __init__(self) -> None:
         self.heard = b""
         self.ends: list[socket.socket] = []
-        self._versions = itertools.cycle(versions or [b"2.12.0-RC.1"])
+        self.versions = itertools.repeat("2.12.0-RC.1")
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -594,7 +593,9 @@ class Impostor:
         with suppress(BlockingIOError):
             self.ends.append(self._listener.accept()[0])
             self.ends[-1].setblocking(False)
-            self.ends[-1].sendall(INFO % next(self._versions))
+            self.ends[-1].sendall(
+                b"INFO %s\r\n" % json.dumps(INFO | {"version": next(self.versions)}).encode()
+            )
         for end in self.ends:
             with suppress(BlockingIOError, ConnectionError):
                 said = end.recv(4096)
@@ -629,8 +630,8 @@ def test_a_server_that_is_too_old_is_refused_in_one_line(
     impostor: Impostor, connect: Connect, stream: str
 ) -> None:
     """And does not get to see the password. It is tried again, in case it was replaced."""
-    versions = [b"2.11.99", b"2.9.10", b"1.4.1", b""]
-    impostor._versions = iter([*versions, *[b""] * 99])
+    versions = ["2.11.99", "2.9.10", "1.4.1", ""]
+    impostor.versions = itertools.cycle(versions)
     writer = connect(at(f"nats://shop:secret@{impostor.address}"), stream)
     writer._complaints = Complaints(itertools.count(0, 99).__next__)  # each is told
     with capture_logs() as lines:
@@ -639,8 +640,7 @@ def test_a_server_that_is_too_old_is_refused_in_one_line(
         )
     said = [line["error"] for line in lines if "too old" in str(line)]
     assert said[: len(versions)] == [
-        f"nats-server {version.decode()} is too old: 2.12 or later is needed"
-        for version in versions
+        f"nats-server {version} is too old: 2.12 or later is needed" for version in versions
     ]
     assert not writer.up
     assert impostor.heard == b""
@@ -658,60 +658,23 @@ def test_where_tls_is_asked_for_nothing_is_said_in_the_clear(
     assert impostor.heard == b""
 
 
-def credentials(server: NatsServer, path: Path) -> None:
-    """Let a server admit whoever has a JWT of its operator, and write one with its key."""
-    nkeys = pytest.importorskip("nkeys")
-
-    def key(prefix: int) -> Any:
-        return nkeys.from_seed(nkeys.encode_seed(token_bytes(32), prefix))
-
-    def jwt(kind: str, subject: Any, issuer: Any, **claims: Any) -> str:
-        def encode(part: Any) -> str:
-            text = part if isinstance(part, bytes) else json.dumps(part).encode()
-            return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
-
-        body = {
-            "jti": token_hex(16).upper(),
-            "iat": int(time.time()),
-            "iss": issuer.public_key.decode(),
-            "name": kind,
-            "sub": subject.public_key.decode(),
-            "nats": {"type": kind, "version": 2, **claims},
-        }
-        signed = f"{encode({'typ': 'JWT', 'alg': 'ed25519-nkey'})}.{encode(body)}"
-        return f"{signed}.{encode(issuer.sign(signed.encode()))}"
-
-    operator, user = key(nkeys.PREFIX_BYTE_OPERATOR), key(nkeys.PREFIX_BYTE_USER)
-    system, account = key(nkeys.PREFIX_BYTE_ACCOUNT), key(nkeys.PREFIX_BYTE_ACCOUNT)
-    free = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
-    storage = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
-    configure(
-        server,
-        operator=jwt("operator", operator, operator),
-        system_account=system.public_key.decode(),
-        resolver="MEMORY",
-        resolver_preload={
-            system.public_key.decode(): jwt("account", system, operator, limits=free),
-            account.public_key.decode(): jwt("account", account, operator, limits=free | storage),
-        },
-    )
-    own = jwt("user", user, account, subs=-1, data=-1, payload=-1)
-    path.write_text(
-        f"-----BEGIN NATS USER JWT-----\n{own}\n------END NATS USER JWT------\n\n"
-        f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
-    )
-
-
-def test_a_creds_file_opens_a_server_that_knows_its_account(
-    connect: Connect, own_nats: NatsServer, stream: str, tmp_path: Path
+def test_a_creds_file_is_shown_and_its_key_signs(
+    impostor: Impostor, connect: Connect, stream: str, tmp_path: Path
 ) -> None:
+    """As servers want it that know the account."""
+    nkeys = pytest.importorskip("nkeys")
+    seed = nkeys.encode_seed(token_bytes(32), nkeys.PREFIX_BYTE_USER)
     file = tmp_path / "shop.creds"
-    credentials(own_nats, file)
-    own_nats.start()
-    stranger = connect(at(own_nats.url), stream)
-    with capture_logs() as lines:
-        eventually(lambda: stranger.poll(0.05) or "Authorization Violation" in str(lines))
-    publish(connect(at(own_nats.url, broker_credentials=file), stream), *in_a_row(stream, 2))
+    file.write_text(
+        "-----BEGIN NATS USER JWT-----\nits.own.jwt\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed.decode()}\n------END USER NKEY SEED------\n"
+    )
+    writer = connect(at(f"nats://{impostor.address}", broker_credentials=file), stream)
+    eventually(lambda: impostor.answer() or writer.poll(0.02) or writer.up)
+    shown = json.loads(impostor.heard.partition(b"CONNECT ")[2].partition(b"\r\n")[0])
+    signature = base64.urlsafe_b64decode(shown["sig"] + "==")
+    assert shown["jwt"] == "its.own.jwt"
+    assert nkeys.from_seed(seed).verify(str(INFO["nonce"]).encode(), signature)
 
 
 @pytest.mark.parametrize("setting", ["broker_credentials", "broker_tls_ca", "broker_tls_cert"])

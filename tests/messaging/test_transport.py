@@ -257,43 +257,6 @@ def found_in(settings: Settings, stream: str) -> list[str | None]:
     return []
 
 
-def test_a_writer_with_a_new_database_goes_on_in_the_same_stream(
-    service: Make, served: Settings, stream: str
-) -> None:
-    reader = service(served, "others", stream)
-    for epoch in range(3):
-        writer = service(served, stream, file=f"writer-{epoch}")
-        writer.tell(epoch * 10, epoch * 10 + 1)
-        eventually(lambda: reader.heard[-1:] == [epoch * 10 + 1])  # noqa: B023
-        writer.close()
-    assert reader.heard == [0, 1, 10, 11, 20, 21]
-    assert len(stored(served, stream)) == 6
-
-
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_a_restored_older_database_stops_publishing(
-    goes_on: bool, service: Make, served: Settings, stream: str, tmp_path: Path
-) -> None:
-    """Whether it has fewer events than the stream, or went on with other ones."""
-    writer = service(served, stream, file="now")
-    writer.tell(1, 2)
-    eventually(lambda: writer.is_told)
-    writer.database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    shutil.copy(tmp_path / "now.db", tmp_path / "then.db")
-    writer.tell(3, 4)
-    eventually(lambda: writer.is_told)
-    writer.close()
-    told = stored(served, stream)
-    if goes_on:
-        begun = Numbers(tmp_path / "then.db", stream, (), transport(served, stream, stream, ()))
-        begun.tell(5, 6, 7)
-        begun.close()
-    again = service(served, stream, file="then")
-    problem = eventually(lambda: again.exchange.status().get("problem"))
-    assert "older than the events" in problem
-    assert stored(served, stream) == told
-
-
 # Over the forwarder
 
 
@@ -476,12 +439,11 @@ def test_a_peer_that_cannot_open_its_sockets_again_goes_on_trying(
     assert next(failures, None) is None
 
 
-def test_a_connect_that_stays_silent_ends(open_peer: Open) -> None:
-    assert [each.connect_timeout for each in open_peer()._sockets] == [2000, 2000]
-
-
 @pytest.mark.parametrize("url", ["tcp://127.0.0.1:5559", "tcp://[::1]:5559"])
-def test_every_socket_finds_a_silent_connection_and_has_no_limit_to_its_queue(url: str) -> None:
+def test_every_socket_finds_a_silent_connection_and_has_no_limit_to_its_queue(
+    open_peer: Open, url: str
+) -> None:
+    assert [each.connect_timeout for each in open_peer()._sockets] == [2000, 2000]
     context = zmq.Context()
     connection = context.socket(zmq.SUB)
     configure(connection, url)
