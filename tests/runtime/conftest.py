@@ -1,6 +1,7 @@
 """What tests of the shell can ask for: a database, and logging that they may change."""
 
 import logging
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from runtime.process.logs import REQUEST_ID
 from runtime.storage.database import SqliteFile
+from runtime.web.server import HttpServer
 
 T = TypeVar("T")
 
@@ -65,6 +67,32 @@ def note(database: SqliteFile, text: object) -> None:
 
 def notes(database: SqliteFile) -> list[object]:
     return [text for (text,) in database.execute_sql("SELECT text FROM note ORDER BY rowid")]
+
+
+def port(server: HttpServer) -> int:
+    return int(server.url.rpartition(":")[2])
+
+
+def connect(server: HttpServer, receive_bytes: int = 0) -> socket.socket:
+    """Connect; with a small buffer for what is received if that is to be read slowly."""
+    client = socket.socket()
+    if receive_bytes:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    client.settimeout(10)
+    client.connect(("127.0.0.1", port(server)))
+    return client
+
+
+def read_all(client: socket.socket) -> bytes:
+    """What is received until the server closes; a connection that is reset fails."""
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def ask(server: HttpServer, request: bytes) -> bytes:
+    """Send bytes, and read until the server closes."""
+    with connect(server) as client:
+        client.sendall(request)
+        return read_all(client)
 
 
 @pytest.fixture
