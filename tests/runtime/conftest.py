@@ -4,6 +4,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +14,11 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 
 from runtime.process.logs import REQUEST_ID
-from runtime.storage.database import SqliteFile
+from runtime.storage.database import Database, SqliteFile, server
 from runtime.web.server import HttpServer
 
 T = TypeVar("T")
+Copy = Callable[[], Any]
 
 
 class Probe:
@@ -42,14 +44,49 @@ def in_threads(database: SqliteFile, actions: Sequence[Callable[[], T]]) -> list
         return list(pool.map(call, actions))
 
 
+def database_at(place: str, *packages: str) -> Any:
+    """A file, or what a URL leads to, as a process of the shop has it."""
+    packages = packages or ("runtime", "messaging", "shop")
+    return server(place, *packages) if "://" in place else SqliteFile(Path(place), *packages)
+
+
+@contextmanager
+def opening() -> Iterator[Callable[[Any], Any]]:
+    """Open databases, each with a table for a test's notes, and close them at the end."""
+    opened: list[Any] = []
+
+    def open_one(database: Any) -> Any:
+        opened.append(database)
+        database.open()
+        key = "INTEGER" if isinstance(database, SqliteFile) else "BIGSERIAL"
+        database.run(f"CREATE TABLE IF NOT EXISTS note (id {key} PRIMARY KEY, text TEXT)")
+        return database
+
+    yield open_one
+    for database in opened:
+        database.close() if isinstance(database, SqliteFile) else database.close_all()
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[SqliteFile]:
-    """An open database with the shell's own table, and one for a test's notes."""
-    opened = SqliteFile(tmp_path / "data" / "test.db", "runtime")
-    opened.open()
-    opened.execute_sql("CREATE TABLE note (text)")
-    yield opened
-    opened.close()
+    """An open file with the shell's own table, and one for a test's notes."""
+    with opening() as opened:
+        yield opened(SqliteFile(tmp_path / "data" / "test.db", "runtime"))
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a database may be: in a new file, or in a new one on a server."""
+    if request.param == "PostgreSQL":
+        return str(request.getfixturevalue("postgres_url"))
+    return str(tmp_path / "data" / "test.db")
+
+
+@pytest.fixture
+def copy(place: str) -> Iterator[Copy]:
+    """Open the database there once more, as another process would."""
+    with opening() as opened:
+        yield lambda: opened(database_at(place))
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +98,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteFile]:
     opened.close()
 
 
-def note(database: SqliteFile, text: object) -> None:
-    database.execute_sql("INSERT INTO note VALUES (?)", (text,))
+def note(database: Database, text: object) -> int:
+    """Keep a text, in the transaction that is open or in one of its own; gives its id."""
+    added = database.run("INSERT INTO note (text) VALUES (?) RETURNING id", text)
+    return int(added.fetchall()[0][0])
 
 
-def notes(database: SqliteFile) -> list[object]:
-    return [text for (text,) in database.execute_sql("SELECT text FROM note ORDER BY rowid")]
+def notes(database: Database) -> list[str]:
+    return [text for (text,) in database.run("SELECT text FROM note ORDER BY id").fetchall()]
 
 
 def port(server: HttpServer) -> int:

@@ -1,4 +1,4 @@
-"""The SQLite file: durable, with one writer at a time, and tables as the models say."""
+"""What either database keeps, and the SQLite file: durable, with one writer at a time."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ import pytest
 import runtime.storage.database
 from runtime.process.errors import StartError
 from runtime.storage.database import ROOT, SqliteFile, Table, is_outage
-from tests.runtime.conftest import in_threads, note, notes
+from tests.runtime.conftest import Copy, in_threads, note, notes
 
 
 def pragmas(database: SqliteFile) -> list[object]:
@@ -28,10 +28,10 @@ def test_every_thread_flushes_its_commits(database: SqliteFile) -> None:
     assert answers == [["wal", 2, 1]] * 3
 
 
-def test_a_write_is_committed_or_undone(database: SqliteFile) -> None:
+def test_a_write_is_committed_or_undone(copy: Copy) -> None:
     """Listeners hear of commits only, once each, when others can see what was written."""
-    heard: list[list[object]] = []
-    database.listeners.append(lambda: heard.extend(in_threads(database, [lambda: notes(database)])))
+    database, other, heard = copy(), copy(), list[list[str]]()
+    database.listeners.append(lambda: heard.append(notes(other)))
     with database.write():
         note(database, "outer")
         with database.write():
@@ -59,10 +59,10 @@ def test_there_is_one_writer_at_a_time(
     def count() -> None:
         for _ in range(10):
             with impatient.write():
-                impatient.execute_sql("UPDATE note SET text = ?", (notes(impatient)[0] + 1,))
+                impatient.run("UPDATE note SET text = ?", int(notes(impatient)[0]) + 1)
 
     in_threads(impatient, [count] * 8)
-    assert notes(database) == [80]
+    assert notes(database) == ["80"]
 
 
 def test_who_waits_too_long_for_the_writer_gives_up(
@@ -79,13 +79,11 @@ def test_who_waits_too_long_for_the_writer_gives_up(
         pool.submit(write).result()
 
 
-def test_opening_again_keeps_what_is_there(database: SqliteFile) -> None:
+def test_opening_again_keeps_what_is_there(copy: Copy) -> None:
+    database = copy()
     note(database, "kept")
     database.open()
-    again = SqliteFile(database.path, "runtime")
-    again.open()
-    assert notes(again) == ["kept"]
-    again.close()
+    assert notes(copy()) == ["kept"]
 
 
 def test_a_later_migration_keeps_what_is_there(
@@ -102,32 +100,32 @@ def test_a_later_migration_keeps_what_is_there(
         migrated.open()
         return migrated
 
-    first = migrate("0001_note.py", "CREATE TABLE note (text)")
+    first = migrate("0001_note.py", "CREATE TABLE note (id INTEGER PRIMARY KEY, text)")
     note(first, "kept")
     first.close()
     second = migrate("0002_color.py", "ALTER TABLE note ADD COLUMN color DEFAULT 'green'")
-    assert list(second.execute_sql("SELECT * FROM note")) == [("kept", "green")]
+    assert list(second.execute_sql("SELECT * FROM note")) == [(1, "kept", "green")]
     second.close()
 
 
-def test_several_processes_may_open_at_once(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from runtime.storage.database import SqliteFile; "
-        "SqliteFile(Path(sys.argv[1]), 'runtime', 'messaging', 'shop').open()"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "data" / "x.db")], cwd=ROOT)
-        for _ in range(4)
-    ]
-    assert [process.wait(30) for process in processes] == [0] * 4
+def test_processes_that_open_at_once_make_the_tables_one_after_another(
+    place: str, copy: Copy
+) -> None:
+    code = f"from tests.runtime.conftest import database_at; database_at({place!r}).open()"
+    command = [sys.executable, "-c", code]
+    opening = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
+    ended = [process.communicate(timeout=60)[1] for process in opening]
+    assert [process.returncode for process in opening] == [0] * 4, ended
+    database = copy()
+    assert database.run("SELECT count(*) FROM head").fetchone() == (1,)
+    names = database.run("SELECT name FROM shop_migration").fetchall()
+    assert len(names) == len(set(names)) > 0
 
 
-def test_the_file_of_a_newer_version_is_refused(database: SqliteFile) -> None:
-    database.execute_sql(
-        "INSERT INTO runtime_migration (name, applied) VALUES ('9999_later', '2030-01-01')"
-    )
-    with pytest.raises(StartError, match=r"^[^\n]*newer version[^\n]*DATA_DIR[^\n]*$"):
-        SqliteFile(database.path, "runtime").open()
+def test_a_database_of_a_newer_version_is_refused(copy: Copy) -> None:
+    copy().run("INSERT INTO shop_migration (name, applied) VALUES ('9999_later', '2030-01-01')")
+    with pytest.raises(StartError, match=r"^[^\n]*newer version \(9999_later\)[^\n]*DATA_DIR.*$"):
+        copy()
 
 
 def under_a_file(path: Path) -> None:
@@ -229,19 +227,3 @@ def test_migrations_make_what_the_models_say(package: str, tmp_path: Path) -> No
 )
 def test_an_outage_is_told_from_wrong_data(error: Exception, outage: bool) -> None:
     assert is_outage(error) is outage
-
-
-def test_processes_that_open_a_new_file_at_once_make_its_tables_one_after_another(
-    tmp_path: Path,
-) -> None:
-    code = (
-        "import sys; from pathlib import Path; from runtime.storage.database import SqliteFile; "
-        "SqliteFile(Path(sys.argv[1]), 'runtime', 'messaging', 'shop').open(); print('opened')"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "shop.db")]
-    opening = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(4)
-    ]
-    ended = [process.communicate(timeout=60) for process in opening]
-    assert [out for out, _ in ended] == [b"opened\n"] * 4, ended

@@ -1,10 +1,13 @@
 """An idempotency key: one effect, however often and at the same time the request is sent."""
 
 import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
+import structlog
 from falcon import Request, Response
 from falcon.testing import Result, TestClient
 from peewee import IntegrityError
@@ -17,7 +20,7 @@ from runtime.storage.writer import commit
 from runtime.web.once import Answer, Change, Key, created, once, submit
 from runtime.web.requests import documented
 from runtime.web.shell import http_app
-from tests.runtime.conftest import Probe, in_threads, note, notes
+from tests.runtime.conftest import Copy, Probe, note, notes
 
 EMPTY = hashlib.sha256(b"{}").digest()
 
@@ -55,12 +58,16 @@ def resource(database: SqliteFile) -> Notes:
     return Notes(database)
 
 
-@pytest.fixture
-def client(database: SqliteFile, resource: Notes) -> TestClient:
-    app = http_app(database, Probe(), documented("Test"), ROOT / "shop" / "static")
+def client_of(resource: Notes) -> TestClient:
+    app = http_app(resource.database, Probe(), documented("Test"), ROOT / "shop" / "static")
     app.add_route("/notes", resource)
     app.add_route("/others", resource)
     return TestClient(app)
+
+
+@pytest.fixture
+def client(resource: Notes) -> TestClient:
+    return client_of(resource)
 
 
 def post(client: TestClient, key: str, body: str = "{}", path: str = "/notes") -> Result:
@@ -85,11 +92,21 @@ def test_the_first_answer_is_given_again(client: TestClient, database: SqliteFil
     assert post(client, "k", path="/others").json["count"] == len(notes(database)) == 2
 
 
-def test_at_the_same_time_there_is_one_effect(client: TestClient, database: SqliteFile) -> None:
-    first, *others = in_threads(database, [partial(post, client, "k")] * 8)
+def test_at_the_same_time_there_is_one_effect(copy: Copy) -> None:
+    """In two copies of a service, each of which has it from several threads, and a long key."""
+    databases = [copy(), copy()]
+    clients = [client_of(Notes(each)) for each in databases]
+    gate, key = threading.Barrier(8), '"' + '\\"' * 255 + '"'
+
+    def send(n: int) -> Result:
+        gate.wait()
+        return post(clients[n % 2], key)
+
+    with ThreadPoolExecutor(8) as pool:
+        first, *others = pool.map(send, range(8))
     assert first.status_code == 201
     assert all(same(first, other) for other in others)
-    assert len(notes(database)) == 1
+    assert len(notes(databases[0])) == 1
 
 
 @pytest.mark.parametrize("error", [Refused(FieldError("a", "no")), RuntimeError("no")])
@@ -109,12 +126,13 @@ def test_an_answer_that_cannot_be_kept_undoes_the_effect(
     client: TestClient, resource: Notes, database: SqliteFile
 ) -> None:
     """Effect and kept answer are one transaction."""
-    resource.answer = object()
-    assert post(client, "k").status_code == 500
-    resource.answer = None
-    full = "BEFORE INSERT ON kept_answer BEGIN SELECT RAISE(ABORT, 'full'); END"
-    database.execute_sql(f"CREATE TRIGGER full {full}")
-    assert post(client, "k").status_code == 500
+    with structlog.testing.capture_logs():  # to show a traceback takes seconds
+        resource.answer = object()
+        assert post(client, "k").status_code == 500
+        resource.answer = None
+        full = "BEFORE INSERT ON kept_answer BEGIN SELECT RAISE(ABORT, 'full'); END"
+        database.execute_sql(f"CREATE TRIGGER full {full}")
+        assert post(client, "k").status_code == 500
     assert notes(database) == []
 
 
@@ -162,9 +180,7 @@ def test_a_key_that_has_quotes_is_another_one(client: TestClient) -> None:
 def test_keys_outlive_the_process(client: TestClient, database: SqliteFile) -> None:
     first = post(client, "k")
     reopened = SqliteFile(database.path, "runtime")
-    app = http_app(reopened, Probe(), documented("Test"), ROOT / "shop" / "static")
-    app.add_route("/notes", Notes(reopened))
-    assert same(first, post(TestClient(app), "k"))
+    assert same(first, post(client_of(Notes(reopened)), "k"))
     reopened.close()
 
 

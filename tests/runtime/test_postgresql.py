@@ -1,11 +1,11 @@
 """The database of a PostgreSQL server: as durable and as orderly as the file, for many copies."""
 
-import json
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,51 +14,39 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import falcon
 import pytest
-from falcon.testing import TestClient
 from peewee import DatabaseError, DataError, IntegrityError, OperationalError
 
-from messaging.event import Fact, previous
+from messaging.event import previous
 from messaging.inbox import Reader
 from messaging.outbox import Outbox
 from messaging.tables import Cursor
 from messaging.transports.wire import START, Place, digest
 from runtime import ROOT
 from runtime.process.errors import NotFound, StartError
-from runtime.storage.database import Database, SqliteFile, is_outage, server
+from runtime.storage.database import Database, SqliteFile, is_outage
 from runtime.storage.writer import commit
-from runtime.web.once import Change, created, submit
-from runtime.web.requests import documented
-from runtime.web.shell import http_app
 from scenarios.servers import PostgresServer
 from shop.catalogue import Catalogue
 from tests.conftest import eventually
-from tests.messaging.conftest import EPOCH, NOON, Clock, live
+from tests.messaging.conftest import EPOCH, Clock, live
 from tests.pairs import require_servers
 from tests.processes import SERVICES
-from tests.runtime.conftest import Probe
+from tests.runtime.conftest import database_at, note, notes, opening
 from tests.servers import new_database, psycopg
 
-PACKAGES = ("runtime", "messaging", "shop")
-TABLE = "CREATE TABLE IF NOT EXISTS note (id BIGSERIAL PRIMARY KEY, text TEXT)"
 Copy = Callable[..., Any]
 
 
 @pytest.fixture
 def copy(postgres_url: str) -> Iterator[Copy]:
     """Open the database once more, as another process would; ``more`` ends its URL."""
-    opened: list[Any] = []
+    with opening() as opened:
 
-    def copy(*packages: str, url: str = postgres_url, more: str = "") -> Any:
-        opened.append(server(f"{url}?{more}", *(packages or PACKAGES)))
-        opened[-1].open()
-        opened[-1].execute_sql(TABLE)
-        return opened[-1]
+        def copy(*packages: str, url: str = postgres_url, more: str = "") -> Any:
+            return opened(database_at(f"{url}?{more}", *packages))
 
-    yield copy
-    for database in opened:
-        database.close_all()
+        yield copy
 
 
 @pytest.fixture
@@ -67,18 +55,9 @@ def database(copy: Copy) -> Any:
     return copy()
 
 
-def note(database: Database, text: object) -> int:
-    """Keep a text, in the transaction that is open or in one of its own; gives its id."""
-    return int(database.run("INSERT INTO note (text) VALUES (?) RETURNING id", text).fetchone()[0])
-
-
 def confirm(database: Database, text: str) -> None:
     with database.write():
         note(database, text)
-
-
-def notes(database: Database) -> list[str]:
-    return [text for (text,) in database.run("SELECT text FROM note ORDER BY id").fetchall()]
 
 
 def session(url: str) -> Any:
@@ -93,12 +72,6 @@ def end_sessions(url: str, where: str = "TRUE") -> None:
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
             f"WHERE datname = current_database() AND pid <> pg_backend_pid() AND {where}"
         )
-
-
-def process(code: str, *arguments: str) -> "subprocess.Popen[str]":
-    """Run Python code, whose input and output are lines."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, **pipes)
 
 
 # Tables
@@ -122,26 +95,8 @@ def test_the_tables_are_those_of_the_file(service: str, copy: Copy, tmp_path: An
     file.close()
 
 
-OPEN = """
-import sys
-from runtime.storage.database import server
-server(sys.argv[1], "runtime", "messaging", "shop").open()
-"""
-
-
-def test_several_processes_may_open_at_once(postgres_url: str, copy: Copy) -> None:
-    processes = [process(OPEN, postgres_url) for _ in range(4)]
-    assert [each.wait(30) for each in processes] == [0] * 4
-    for each in processes:
-        each.communicate()
-    opened = copy()
-    assert opened.run("SELECT count(*) FROM head").fetchone() == (1,)
-    names = opened.run("SELECT name FROM shop_migration").fetchall()
-    assert len(names) == len(set(names)) > 0
-
-
 def test_the_tables_of_another_service_are_refused(database: Any, postgres_url: str) -> None:
-    other = server(postgres_url, "runtime", "messaging", "payment")
+    other = database_at(postgres_url, "runtime", "messaging", "payment")
     with pytest.raises(StartError, match=r"^[^\n]*another service \(shop_migration\)[^\n]*$"):
         other.open()
     assert "payment" not in database.get_tables()
@@ -157,7 +112,7 @@ def test_a_database_of_another_encoding_is_refused(encoding: str, postgres_url: 
     with session(postgres_url) as other:
         other.execute(f"CREATE DATABASE {name} {options}")
     url = parts._replace(path=f"/{name}").geturl()
-    refused = server(url, *PACKAGES)
+    refused = database_at(url)
     try:
         with pytest.raises(StartError, match=rf"^[^\n]*{encoding}[^\n]*UTF8[^\n]*$"):
             refused.open()
@@ -183,16 +138,6 @@ def test_texts_of_any_alphabet_are_kept(
     assert notes(database) == ["🦜 €"]
 
 
-def test_a_database_of_a_newer_version_is_refused(database: Any, postgres_url: str) -> None:
-    database.execute_sql(
-        "INSERT INTO shop_migration (name, applied) VALUES ('9999_later', '2030-01-01')"
-    )
-    older = server(postgres_url, *PACKAGES)
-    with pytest.raises(StartError, match=r"^[^\n]*newer version \(9999_later\)[^\n]*$"):
-        older.open()
-    older.close_all()
-
-
 def test_services_may_have_schemas_of_one_database(copy: Copy, postgres_url: str) -> None:
     with session(postgres_url) as other:
         for name in SERVICES:
@@ -208,7 +153,7 @@ def test_services_may_have_schemas_of_one_database(copy: Copy, postgres_url: str
 
 def test_its_name_has_no_password() -> None:
     require_servers()
-    named = server("postgresql://shop:se%40cret@127.0.0.1:1/shop", *PACKAGES)
+    named = database_at("postgresql://shop:se%40cret@127.0.0.1:1/shop")
     assert "cret" not in str(named)
     assert named.connect_params["password"] == "se@cret"
     with pytest.raises(OperationalError) as refused:
@@ -251,15 +196,17 @@ with ThreadPoolExecutor(4) as pool:
 
 def test_commits_sequences_and_ids_are_in_one_order(database: Any, postgres_url: str) -> None:
     """Four processes of four threads write, and some of it is undone: no reader ever sees an event
-    before an earlier one, nor a gap.
+    before an earlier one, nor a gap, nor without its fact.
     """
-    writers = [process(WRITE, postgres_url) for _ in range(4)]
+    command = [sys.executable, "-c", WRITE, postgres_url]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    writers = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(4)]
     for writer in writers:
         assert writer.stdout
-        assert writer.stdout.readline() == "ready\n"
+        assert writer.stdout.readline() == b"ready\n"
     for writer in writers:
         assert writer.stdin
-        writer.stdin.write("\n")
+        writer.stdin.write(b"\n")
         writer.stdin.flush()
     query = """SELECT (SELECT sequence FROM head), (SELECT count(*) FROM outbox),
         (SELECT coalesce(max(sequence), 0) FROM outbox), (SELECT count(*) FROM note),
@@ -295,23 +242,6 @@ def test_what_the_server_would_do_less_well_is_set_for_each_session(
         "idle_in_transaction_session_timeout": "2s",
     }.items():
         assert database.run(f"SHOW {setting}").fetchone() == (value,)
-
-
-def test_a_write_is_committed_or_undone(database: Any, copy: Copy) -> None:
-    """Listeners hear of commits only, once each, when others can see what was written."""
-    heard, other = [], copy()
-    database.listeners.append(lambda: heard.append(notes(other)))
-    with database.write():
-        note(database, "outer")
-        with database.write():
-            note(database, "joined")
-        assert heard == []
-    assert heard == [["outer", "joined"]]
-    with pytest.raises(ZeroDivisionError), database.write():
-        note(database, "undone")
-        raise ZeroDivisionError
-    assert notes(database) == ["outer", "joined"]
-    assert len(heard) == 1
 
 
 def test_ids_are_as_wide_as_in_the_file(database: Any) -> None:
@@ -372,41 +302,6 @@ def test_a_refused_request_is_undone_alone(breaks: bool, database: Any) -> None:
     assert notes(database) == ["a", "bb"]
 
 
-def test_a_key_that_comes_to_two_copies_at_once_has_one_effect(copy: Copy) -> None:
-    """And everybody gets the same answer."""
-
-    class Notes:
-        def __init__(self, database: Any) -> None:
-            self.database = database
-
-        def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-            shown = partial(created, location="/notes/{number}")
-            submit(req, resp, Change(self.keep, "kept", shown), req.media)
-
-        def keep(self, texts: list[str]) -> list[dict[str, Any]]:
-            return [{"number": note(self.database, text)} for text in texts]
-
-    clients = []
-    for each in (copy(), copy()):
-        app = http_app(each, Probe(), documented("Test"), ROOT / "shop" / "static")
-        app.add_route("/notes", Notes(each))
-        clients.append(TestClient(app))
-    gate = threading.Barrier(8)
-
-    def post(n: int) -> tuple[int, str, str | None]:
-        gate.wait()
-        longest = '"' + '\\"' * 255 + '"'
-        headers = {"Content-Type": "application/json", "Idempotency-Key": longest}
-        answer = clients[n % 2].simulate_post("/notes", headers=headers, body="{}")
-        return answer.status_code, answer.text, answer.headers.get("location")
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = set(pool.map(post, range(8)))
-    assert len(answers) == 1
-    assert answers.pop()[0] == 201
-    assert notes(copy()) == ["kept"]
-
-
 # Connections and outages
 
 
@@ -432,6 +327,23 @@ def test_a_connection_that_the_server_has_ended_is_replaced_unnoticed(
     assert len(database._connections) == 1
 
 
+def meets_outage(action: Callable[[], Any]) -> bool:
+    """Whether an action fails for it; not whether there is a mistake."""
+    try:
+        action()
+    except Exception as error:
+        assert is_outage(error), error
+        return True
+    return False
+
+
+def timed(action: Callable[[], Any]) -> float:
+    """How long an action took to meet an outage, in seconds."""
+    begun = time.monotonic()
+    assert meets_outage(action)
+    return time.monotonic() - begun
+
+
 @pytest.fixture
 def own_url(postgres_server: PostgresServer) -> Iterator[str]:
     """A database on a server that a test may end."""
@@ -442,46 +354,30 @@ def own_url(postgres_server: PostgresServer) -> Iterator[str]:
 def test_a_server_that_comes_back_is_used_again_at_once(
     number: signal.Signals, copy: Copy, own_url: str, postgres_server: PostgresServer
 ) -> None:
-    """Meanwhile everything raises an outage; what was confirmed is there."""
-    database = copy(url=own_url)
-    actions: list[Callable[[], Any]] = [
-        partial(database.run, "SELECT 1"),
-        partial(note, database, "lost"),
-        partial(confirm, database, "lost"),
-        partial(Catalogue(database).on_sale),
-    ]
-    for n in range(2):
-        confirm(database, f"kept {n}")
-        postgres_server.end(number)
-        try:
-            for action in actions * 2:
-                with pytest.raises(Exception) as error:
-                    action()
-                assert is_outage(error.value)
-        finally:
-            postgres_server.start()
-        assert notes(database) == [f"kept {each}" for each in range(n + 1)]
-    assert not database._in_use
+    """It ends amid a transaction, which is undone; what was confirmed is there.
 
+    Meanwhile everything raises an outage, also in a process that has just started.
+    """
+    database, new = copy(url=own_url), database_at(own_url)
+    confirm(database, "kept")
 
-def test_a_transaction_amid_which_the_server_ends_is_undone(
-    copy: Copy, own_url: str, postgres_server: PostgresServer
-) -> None:
-    database = copy(url=own_url)
-    try:
-        with pytest.raises(Exception) as error, database.write():
+    def write() -> None:
+        with database.write():
             note(database, "lost")
-            postgres_server.kill()
+            if postgres_server.answers():
+                postgres_server.end(number)
             note(database, "lost, too")
-        assert is_outage(error.value)
-        with pytest.raises(Exception) as error, database.write():
-            pytest.fail("there is no server")
-        assert is_outage(error.value)
+
+    read, on_sale = partial(database.run, "SELECT 1"), Catalogue(database).on_sale
+    add = partial(note, database, "lost")
+    try:
+        assert all(map(meets_outage, [write, read, on_sale, add, new.open] * 2))
     finally:
         postgres_server.start()
-    with database.write():
-        note(database, "kept")
     assert notes(database) == ["kept"]
+    new.open()
+    assert notes(new) == ["kept"]
+    new.close_all()
     assert not database._in_use
 
 
@@ -515,39 +411,12 @@ def test_what_only_the_commit_finds_wrong_is_an_error_as_elsewhere(database: Any
     assert not database._in_use
 
 
-def test_a_server_may_start_last(postgres_server: PostgresServer, own_url: str) -> None:
-    """The tables are made by whoever comes first."""
-    database = server(own_url, *PACKAGES)
-    postgres_server.kill()
-    try:
-        with pytest.raises(OperationalError):
-            database.open()
-    finally:
-        postgres_server.start()
-    database.open()
-    assert Catalogue(database).on_sale() == []
-    database.close_all()
-
-
-def timed(action: Callable[[], Any]) -> float:
-    """How long an action took to meet an outage, in seconds."""
-    begun = time.monotonic()
-    with pytest.raises(Exception) as error:
-        action()
-    assert is_outage(error.value), error.value
-    return time.monotonic() - begun
-
-
 def test_a_server_that_hangs_costs_some_seconds_once(
     copy: Copy, own_url: str, postgres_server: PostgresServer
 ) -> None:
     """Whoever comes then hears of it at once; when it goes on, so does everybody."""
     database = copy(url=own_url)
-    confirm(database, "kept")
-    actions: list[Callable[[], Any]] = [
-        partial(database.run, "SELECT 1"),
-        partial(note, database, "lost"),
-    ]
+    read, add = partial(database.run, "SELECT 1"), partial(note, database, "lost")
 
     def write() -> None:
         """As the one writer does for many requests."""
@@ -555,29 +424,20 @@ def test_a_server_that_hangs_costs_some_seconds_once(
         assert isinstance(error, Exception)
         raise error
 
+    actions = [write, *[read, add] * 7]
     postgres_server.freeze()
     try:
-        with ThreadPoolExecutor(15) as pool:
-            assert max(pool.map(timed, [write, *actions * 7])) < 5
-        with ThreadPoolExecutor(15) as pool:
-            took = sorted(pool.map(timed, [write, *actions * 7]))
+        with ThreadPoolExecutor(len(actions)) as pool:
+            assert max(pool.map(timed, actions)) < 5
+            took = sorted(pool.map(timed, actions))
         assert took[-1] < 5
         assert took[-2] < 1  # all but the one that has tried it
     finally:
         postgres_server.thaw()
-    eventually(lambda: not raises_outage(actions[0]))
+    eventually(lambda: not meets_outage(read))
     confirm(database, "kept")
     assert notes(database)[-1] == "kept"
     assert not database._in_use
-
-
-def raises_outage(action: Callable[[], Any]) -> bool:
-    try:
-        action()
-    except Exception as error:
-        assert is_outage(error), error
-        return True
-    return False
 
 
 def test_a_query_that_takes_too_long_spoils_nothing_for_others(database: Any) -> None:
@@ -662,136 +522,95 @@ def test_a_silent_server_is_noticed_by_both_ends(database: Any) -> None:
 # Who leads
 
 
-CLAIM = """
-import sys
-import structlog
-from runtime.storage.database import server
-database = server(sys.argv[1], "runtime", "messaging", "shop")
-structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-heard = []
-database.listeners.append(lambda: heard.append(1))
-database.claim()
-print("claimed", flush=True)
-for line in sys.stdin:
-    print(int(database.leads), len(heard), flush=True)
-"""
-
-
-class Claimed:
-    """A process that takes part in who leads."""
-
-    def __init__(self, url: str) -> None:
-        self.process = process(CLAIM, url)
-        self._read()
-
-    def _read(self) -> str:
-        assert self.process.stdout
-        return self.process.stdout.readline()
-
-    def ask(self) -> tuple[bool, int]:
-        """Whether it leads, and how often its listeners were called."""
-        assert self.process.stdin
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        leads, heard = self._read().split()
-        return bool(int(leads)), int(heard)
-
-    @property
-    def leads(self) -> bool:
-        return self.ask()[0]
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+def until_exit(run: Callable[[], None]) -> None:
+    with suppress(SystemExit):
+        run()
 
 
 @pytest.fixture
-def claimed(database: Any, postgres_url: str) -> Iterator[list[Claimed]]:
-    """Three processes, of which one leads already."""
-    copies = [Claimed(postgres_url) for _ in range(3)]
+def claim(copy: Copy, postgres_url: str) -> Iterator[Copy]:
+    """Open a copy that takes part in who leads, and counts the calls of its listeners."""
+    claimed = []
+
+    def claim(more: str = "") -> Any:
+        claimed.append(copy(more=more))
+        claimed[-1].heard = Counter()
+        claimed[-1].listeners.append(partial(claimed[-1].heard.update, "1"))
+        claimed[-1]._watch.run = partial(until_exit, claimed[-1]._watch.run)
+        claimed[-1].claim()
+        return claimed[-1]
+
+    yield claim
+    for each in claimed:
+        each.open = sys.exit  # so its watch ends with its session, and not with the process
+    end_sessions(postgres_url)
+    for each in claimed:
+        each._watch.join()
+
+
+@pytest.fixture
+def three(claim: Copy) -> list[Any]:
+    """Three copies, of which one leads already."""
+    copies = [claim() for _ in range(3)]
     eventually(lambda: leaders(copies))
-    yield copies
-    for each in copies:
-        each.kill()
+    return copies
 
 
-def leaders(copies: list[Claimed]) -> list[Claimed]:
+def leaders(copies: list[Any]) -> list[Any]:
     return [each for each in copies if each.leads]
 
 
-def test_one_of_several_copies_leads_until_its_process_is_killed(claimed: list[Claimed]) -> None:
-    """Then another one does, and so on."""
-    while claimed:
-        (leader,) = eventually(lambda: leaders(claimed))
-        assert [leaders(claimed) for _ in range(20)] == [[leader]] * 20
-        assert leader.ask()[1] > 0  # it has been woken, to see what there is to do
-        leader.kill()
-        claimed.remove(leader)
-
-
-def test_a_copy_whose_session_was_ended_takes_part_again(
-    claimed: list[Claimed], postgres_url: str
+def test_one_of_several_copies_leads_until_its_session_ends(
+    three: list[Any], postgres_url: str
 ) -> None:
-    """Nobody has to start anything again."""
-    for _ in range(3):
-        end_sessions(postgres_url, "query NOT LIKE 'SHOW%'")
-        eventually(lambda: len(leaders(claimed)) == 1)
-    pids = set()
+    """Then another one may, and it takes part again: nobody has to start anything."""
+    (leader,) = leaders(three)
+    assert leader.heard["1"] > 0  # it has been woken, to see what there is to do
+    assert all(leaders(three) == [leader] for _ in range(20))
+    led = set()
 
-    def led_by_all() -> bool:
-        for leader in leaders(claimed):
-            pids.add(leader.process.pid)
-            with session(postgres_url) as other:
-                other.execute(
-                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks "
-                    "WHERE locktype = 'advisory' AND objid = 2 AND granted"
-                    " AND database = (SELECT oid FROM pg_database"
-                    " WHERE datname = current_database())"
-                )
-        return len(pids) > 1
+    def led_by_another() -> bool:
+        for each in leaders(three):
+            led.add(three.index(each))
+            end_sessions(postgres_url)
+        return len(led) > 1
 
-    eventually(led_by_all, timeout_s=30)
+    eventually(led_by_another, timeout_s=30)
 
 
-def test_a_copy_that_stands_still_loses_its_lead(claimed: list[Claimed]) -> None:
+def test_a_copy_that_stands_still_loses_its_lead(three: list[Any]) -> None:
     """Another one takes over within seconds; the first takes part again when it goes on."""
-    (first,) = leaders(claimed)
-    first.process.send_signal(signal.SIGSTOP)
-    others = [each for each in claimed if each is not first]
+    (first,) = leaders(three)
+    others = [each for each in three if each is not first]
+    go_on = threading.Event()
+    first.listeners.append(go_on.wait)
+    confirm(others[0], "heard by whoever leads")
     try:
-        begun = time.monotonic()
-        eventually(lambda: leaders(others), timeout_s=8)
-        assert time.monotonic() - begun < 8
+        eventually(lambda: leaders(others))
     finally:
-        first.process.send_signal(signal.SIGCONT)
-    eventually(lambda: len(leaders(claimed)) == 1)
+        go_on.set()
+    eventually(lambda: len(leaders(three)) == 1)
     assert not first.leads
 
 
 def test_leaders_of_schemas_of_one_database_are_not_each_others_rivals(
-    copy: Copy, postgres_url: str
+    claim: Copy, postgres_url: str
 ) -> None:
     with session(postgres_url) as other:
         other.execute("CREATE SCHEMA one")
         other.execute("CREATE SCHEMA two")
-    copies = [Claimed(f"{postgres_url}?options=-csearch_path%3D{name}") for name in ("one", "two")]
-    try:
-        eventually(lambda: leaders(copies) == copies)
-    finally:
-        for each in copies:
-            each.kill()
+    copies = [claim(f"options=-csearch_path%3D{name}") for name in ("one", "two")]
+    eventually(lambda: leaders(copies) == copies)
 
 
-def test_a_commit_elsewhere_wakes_the_copy_that_leads(
-    database: Any, claimed: list[Claimed]
-) -> None:
+def test_a_commit_elsewhere_wakes_the_copy_that_leads(database: Any, three: list[Any]) -> None:
     """So that events go out at once, whoever has written them; a read wakes nobody."""
-    (leader,) = leaders(claimed)
-    heard = leader.ask()[1]
+    (leader,) = leaders(three)
+    heard = leader.heard["1"]
     database.run("SELECT 1")
     for n in range(1, 4):
         confirm(database, "kept")
-        eventually(lambda: leader.ask()[1] == heard + n)  # noqa: B023
+        eventually(lambda: leader.heard["1"] == heard + n)  # noqa: B023
 
 
 # Readers and writers of events
@@ -801,78 +620,28 @@ def test_a_reader_that_another_copy_has_overtaken_undoes_its_work_and_goes_on_be
     copy: Copy,
 ) -> None:
     """Two copies may both believe that they lead: each event is applied once."""
-    databases, clock = [copy(), copy()], Clock()
-    readers = []
-    for each in databases:
-        handlers = {
-            "counted": lambda events, each=each: [note(each, event.data["n"]) for event in events]
-        }
-        readers.append(Reader(each, "numbers", handlers, clock))
-    first, second = readers
-    assert first.place == second.place == START
-    for reader in readers:
-        reader.receive(live(1)._replace(follows=START))
-        reader.receive(live(2))
+
+    def reader(database: Any) -> Reader:
+        def take(events: list[Any]) -> None:
+            for event in events:
+                note(database, event.data["n"])
+
+        made = Reader(database, "numbers", {"counted": take}, clock)
+        made.receive(live(1)._replace(follows=START))
+        made.receive(live(2))
+        return made
+
+    database, clock = copy(), Clock()
+    first, second = reader(database), reader(copy())
     first.apply()
     second.receive(live(3))
     second.apply()
-    assert notes(databases[0]) == ["1", "2"]
+    assert notes(database) == ["1", "2"]
     assert second.place == Place(EPOCH, 2)
     clock.now += 2
     assert second.want() == Place(EPOCH, 2)
     for n in (1, 2, 3):
         second.receive(live(n))
     second.apply()
-    assert notes(databases[0]) == ["1", "2", "3"]
+    assert notes(database) == ["1", "2", "3"]
     assert (first.applied, second.applied) == (2, 1)
-    first.receive(live(3))
-    first.apply()
-    assert first.place == Place(EPOCH, 3)
-    assert notes(databases[0]) == ["1", "2", "3"]
-
-
-def test_a_leader_that_slept_with_a_received_batch_applies_nothing_of_it_again(copy: Copy) -> None:
-    """Although an event amid the batch fails: another copy has led meanwhile, and is further."""
-    databases, clock = [copy(), copy()], Clock()
-    fails = [True]
-
-    def take(events: list[Any], each: Any) -> None:
-        for event in events:
-            note(each, event.data["n"])
-            if event.data["n"] == 3 and fails:
-                raise LookupError
-
-    readers = [
-        Reader(each, "numbers", {"counted": partial(take, each=each)}, clock) for each in databases
-    ]
-    slept, other = readers
-    for reader in readers:
-        reader.receive(live(1)._replace(follows=START))
-        reader.receive(live(2))
-        reader.receive(live(3))
-    other.apply()
-    fails.clear()
-    clock.now += 1
-    other.receive(live(3))
-    other.apply()
-    assert other.place == Place(EPOCH, 3)
-    fails.append(True)
-    slept.apply()
-    assert notes(databases[0]) == ["1", "2", "3"]
-    assert slept.place == Place(EPOCH, 3)
-
-
-def test_an_event_is_there_with_its_fact_or_not_at_all(database: Any, copy: Copy) -> None:
-    """Also for who writes at the same time in another copy."""
-    outboxes = [(each, Outbox(each, "numbers", "/test")) for each in (database, copy())]
-    for n in range(1, 7):
-        each, outbox = outboxes[n % 2]
-        with suppress(ZeroDivisionError), each.write():
-            note(each, n)
-            outbox.emit("counted", [Fact(n, NOON, {"n": n})])
-            if n % 3 == 0:
-                raise ZeroDivisionError
-    rows = outboxes[0][1].rows(0, 10)
-    told = [json.loads(body)["data"]["n"] for _, body in rows]
-    assert told == [int(text) for text in notes(database)] == [1, 2, 4, 5]
-    assert [sequence for sequence, _ in rows] == [1, 2, 3, 4]

@@ -23,7 +23,7 @@ def keep(database: Database, texts: Sequence[str]) -> list[str | Exception]:
         if text == "refused":
             outcomes.append(NotFound(text))
             continue
-        note(database, text)  # type: ignore[arg-type]
+        note(database, text)
         if text in FAILURES:
             raise FAILURES[text]
         outcomes.append(f"{text} of {len(texts)}")
@@ -201,5 +201,5 @@ def test_many_come_from_many_threads(desk: Desk, database: SqliteFile) -> None:
     eventually(lambda: all(request.outcome for request in requests))
     for thread in threads:
         thread.join()
-    assert sorted(map(int, notes(database))) == list(range(400))  # type: ignore[call-overload]
+    assert sorted(map(int, notes(database))) == list(range(400))
     assert {request.thread for request in requests} == {"writer"}
