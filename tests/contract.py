@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import pytest
 from falcon.testing import Result, TestClient
-from pydantic import TypeAdapter
 
 from messaging.event import Event
 from messaging.tables import Outbox
@@ -22,8 +21,7 @@ EPOCH = bytes(15) + b"\x01"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 NOT_NUMBERS = ['"4000"', "40.5", "true", "null", "1e999", "[1]", "{}", "9" * 400]
 NOT_IDS = [*NOT_NUMBERS, "0", "-1", str(MAX_ID + 1)]
-NOT_IDS_IN_PATH = ["0", "-1", "1.5", "abc", "%00", "%EF%BC%91", str(MAX_ID + 1), "9" * 5000]
-NAMES_TAKEN = {" \tKesha\n": "Kesha", "x": "x", " " + "x" * 200: "x" * 200, "🦜" * 200: "🦜" * 200}
+NAMES_TAKEN = {name: name.strip() for name in (" \tKesha\n", "x", " " + "x" * 200, "🦜" * 200)}
 NAMES_REFUSED = ['""', '" \\t\\n "', f'"{"x" * 201}"', '"a\\u0000b"', "null", "1", "true", '["x"]']
 
 
@@ -32,9 +30,13 @@ def written(body: Any, value: str) -> bytes:
     return json.dumps(body, default=lambda _: "HERE").replace('"HERE"', value).encode()
 
 
-def brief(value: object) -> str:
-    """What to call a test of this value."""
-    return repr(value)[:20]
+def with_hole(body: Any, field: str) -> Any:
+    """The body with a ``...`` in place of a field, such as ``item_ids.1``."""
+    first, _, rest = field.partition(".")
+    key: Any = int(first) if isinstance(body, list) else first
+    copy = body.copy()
+    copy[key] = with_hole(body[key], rest) if rest else ...
+    return copy
 
 
 def post(client: TestClient, path: str, body: Any, key: str | None = None) -> Result:
@@ -98,56 +100,19 @@ def fields(answer: Result) -> list[str]:
     return [error["field"] for error in problem(answer, 422)["errors"]]
 
 
-def matches(answer: Result, model: Any) -> bool:
-    """Whether an answer has the form of a declared model: all of its members, and no others."""
-    adapter = TypeAdapter(model)
-    shown = adapter.dump_json(adapter.validate_json(answer.content, strict=True))
-    return bool(json.loads(shown) == answer.json)
-
-
 class PostContract:
-    """What a POST promises, whatever it makes."""
+    """What a POST promises, whatever it makes; `tests.test_hostile` has more of it.
+
+    ``taken`` are values of fields, with what the answer has for them; ``wrong`` are JSON texts.
+    """
 
     path: ClassVar[str]
     body: ClassVar[dict[str, Any]]
+    taken: ClassVar[dict[str, dict[Any, Any]]]
+    wrong: ClassVar[dict[str, list[str]]]
 
     def written(self) -> bytes:
         return json.dumps(self.body).encode()
-
-    @pytest.mark.parametrize(
-        "content",
-        [
-            pytest.param(b"", id="empty"),
-            pytest.param(b"{", id="truncated"),
-            pytest.param(b"{'name': 1}", id="single quotes"),
-            pytest.param(b'{"name": "\xff"}', id="invalid UTF-8"),
-            pytest.param(b"[" * 100_000, id="brackets that stay open"),
-        ],
-    )
-    def test_not_json(self, service: Any, client: TestClient, content: bytes) -> None:
-        with unchanged(service):
-            problem(post(client, self.path, content), 400)
-
-    @pytest.mark.parametrize(
-        "extra",
-        [
-            pytest.param("NaN", id="NaN"),
-            pytest.param('"\\ud800"', id="lone surrogate"),
-            pytest.param("[" * 100_000 + "]" * 100_000, id="deep nesting"),
-            pytest.param("9" * 5000, id="5000 digits"),
-            pytest.param("1}{", id="two documents"),
-        ],
-    )
-    def test_hostile_json_in_a_field_that_nobody_knows(
-        self, service: Any, client: TestClient, extra: str
-    ) -> None:
-        with unchanged(service):
-            problem(post(client, self.path, written({**self.body, "extra": ...}, extra)), 400)
-
-    def test_only_utf_8_without_a_mark(self, service: Any, client: TestClient) -> None:
-        with unchanged(service):
-            for encoding in ("utf-8-sig", "utf-16", "utf-32"):
-                problem(post(client, self.path, self.written().decode().encode(encoding)), 400)
 
     def test_not_an_object(self, service: Any, client: TestClient) -> None:
         with unchanged(service):
@@ -159,35 +124,26 @@ class PostContract:
         with unchanged(service):
             assert fields(post(client, self.path, {})) == list(self.body)
 
-    @pytest.mark.parametrize("extra", ["1", "1e999", "1" * 400, "[" * 100 + "]" * 100, '"\\u0000"'])
-    def test_fields_that_nobody_knows_are_ignored(self, client: TestClient, extra: str) -> None:
-        content = written({"extra": ..., **self.body}, extra)
-        assert post(client, self.path, content, key="a").status_code == 201
-        assert post(client, self.path, content).status_code == 201
+    def test_good_values(self, client: TestClient) -> None:
+        for field, values in self.taken.items():
+            for value, shown in values.items():
+                content = written(with_hole(self.body, field), json.dumps(value))
+                answer = post(client, self.path, content)
+                assert answer.status_code == 201, content[:100]
+                assert answer.json[field.rpartition(".")[2]] == shown
 
-    def test_a_member_twice(self, client: TestClient) -> None:
-        content = self.written()
-        twice = content[:-1] + b", " + content[1:]
-        assert post(client, self.path, twice).status_code == 201
-
-    def test_other_media_types(self, service: Any, client: TestClient) -> None:
-        types = ("", "text/plain", "application/x-www-form-urlencoded", "application/jsons")
+    def test_wrong_values(self, service: Any, client: TestClient) -> None:
         with unchanged(service):
-            for headers in (None, *({"Content-Type": name} for name in types)):
-                answer = client.simulate_post(self.path, body=self.written(), headers=headers)
-                problem(answer, 415)
+            for field, values in self.wrong.items():
+                for value in values:
+                    content = written(with_hole(self.body, field), value)
+                    assert fields(post(client, self.path, content)) == [field], content[:100]
 
     def test_up_to_a_mebibyte(self, service: Any, client: TestClient) -> None:
         content = self.written().ljust(1024 * 1024)
         assert post(client, self.path, content).status_code == 201
         with unchanged(service):
             problem(post(client, self.path, content + b" "), 413)
-
-    def test_other_methods(self, client: TestClient) -> None:
-        for method in ("GET", "PUT", "PATCH", "DELETE"):
-            answer = client.simulate_request(method, self.path)
-            problem(answer, 405)
-            assert "POST" in answer.headers["Allow"]
 
     def test_same_key_gives_the_same_answer(self, service: Any, client: TestClient) -> None:
         """However the body is spaced and its members are ordered, and with one effect."""
@@ -222,39 +178,6 @@ class PostContract:
         problem(post(client, self.path, {}, key="a"), 422)
         problem(post(client, self.path, b"{", key="a"), 400)
         assert post(client, self.path, self.body, key="a").status_code == 201
-
-    def test_keys(self, client: TestClient) -> None:
-        """As Stripe's clients send them, or as a string of structured fields: all different."""
-        long = '"' + '\\"' * 255 + '"'
-        keys = ("!", "~" * 255, 'a"c\\', '"8e03 978e"', '"a\\"b\\\\"', '" "', '"\\"!\\""', long)
-        answers = [post(client, self.path, self.body, key) for key in keys]
-        assert [answer.status_code for answer in answers] == [201] * len(keys)
-        assert len({answer.json["id"] for answer in answers}) == len(keys)
-
-    def test_a_key_is_the_same_with_quotes(self, service: Any, client: TestClient) -> None:
-        pairs = (("abc", '"abc"'), ('"d"', "d"), ('a"b\\', '"a\\"b\\\\"'))
-        for key, other in pairs:
-            first = post(client, self.path, self.body, key)
-            with unchanged(service):
-                assert post(client, self.path, self.body, other).content == first.content
-
-    def test_wrong_keys(self, service: Any, client: TestClient) -> None:
-        with unchanged(service):
-            bare = ("", "x" * 256, "a b", "a\tb", "é", "\x7f")
-            strings = (
-                '"',
-                '""',
-                '"a',
-                '"a"b',
-                '"a\\n"',
-                '"a\\',
-                '"é"',
-                f'"{"x" * 256}"',
-                '"a", "b"',
-            )
-            for key in (*bare, *strings):
-                answer = post(client, self.path, self.body, key)
-                assert fields(answer) == ["Idempotency-Key"], key
 
 
 class ListContract:
@@ -324,14 +247,15 @@ class ListContract:
         assert [str(row["id"]) for row in rest.json] == ids[2:]
         assert self.get(client, after=ids[-1]).json == []
 
-    @pytest.mark.parametrize("name", ["limit", "after"])
-    def test_wrong_parameters(self, client: TestClient, name: str) -> None:
+    def test_wrong_parameters(self, client: TestClient) -> None:
         """Nothing but one whole number in range will do; an order's id is no number at all."""
         texts = ("abc", "0", "-1", "", "1.0", " 1", "\uff11", str(MAX_ID + 1), "9" * 5000)
-        for value in (*texts, "1001" * (name == "limit"), ["1", "2"]):
-            query = self.query | {name: value}
-            answer = client.simulate_get(self.path, params=query, params_csv=False)
-            assert fields(answer) == [name], value
+        for name in ("limit", "after", *self.query):
+            for value in (*texts, *["1001"] * (name == "limit"), ["1", "2"]):
+                query = self.query | {name: value}
+                answer = client.simulate_get(self.path, params=query, params_csv=False)
+                assert fields(answer) == [name], value
+        assert sorted(fields(self.get(client, limit=0, after="x"))) == ["after", "limit"]
 
     @pytest.mark.parametrize("query", [{}, {"limit": 2}])
     def test_is_not_sent_to_who_has_it(
@@ -351,14 +275,10 @@ class ListContract:
     def test_is_sent_when_it_has_changed(
         self, service: Any, client: TestClient, ids: list[Any]
     ) -> None:
-        etag = self.get(client).headers["ETag"]
+        """Also where only the link has."""
+        etags = [self.get(client, **query).headers["ETag"] for query in ({}, {"limit": 5})]
         self.add(service)
-        changed = self.get(client, {"If-None-Match": etag})
-        assert (changed.status_code, len(changed.json)) == (200, 6)
-        assert changed.headers["ETag"] != etag
-
-    def test_other_methods(self, client: TestClient) -> None:
-        for method in ("POST", "PUT", "PATCH", "DELETE"):
-            answer = client.simulate_request(method, self.path)
-            problem(answer, 405)
-            assert "GET" in answer.headers["Allow"]
+        for etag, query, count in zip(etags, ({}, {"limit": 5}), (6, 5), strict=True):
+            changed = self.get(client, {"If-None-Match": etag}, **query)
+            assert (changed.status_code, len(changed.json)) == (200, count)
+            assert changed.headers["ETag"] != etag

@@ -11,20 +11,12 @@ from typing import Any, NamedTuple
 import pytest
 from falcon.testing import Result, TestClient
 
-import inventory.app
-import payment.app
-import shop.app
 from runtime.web.server import HttpServer
 from shop.app import Shop
 from tests.conftest import free_port
 from tests.contract import EPOCH, events, fields, post, problem, unchanged, written
 from tests.shop.conftest import item, stocked  # noqa: F401  # a fixture, asked for by its name
 
-APPS = {
-    "inventory": inventory.app.Inventory.app,
-    "stocked": shop.app.Shop.app,
-    "payment": payment.app.Payment.app,
-}
 POSTS: dict[str, tuple[str, dict[str, Any]]] = {
     "/api/item": ("inventory", {"item": {"name": "Millet", "price": 4000}}),
     "/api/user": ("stocked", {"name": "Kesha"}),
@@ -59,10 +51,10 @@ class Door(NamedTuple):
 def door(request: pytest.FixtureRequest) -> Door:
     name, body = POSTS[request.param]
     service = request.getfixturevalue(name)
-    return Door(service, TestClient(APPS[name](service)), request.param, body)
+    return Door(service, TestClient(service.app()), request.param, body)
 
 
-@pytest.fixture(params=APPS)
+@pytest.fixture(params=LISTS)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -74,7 +66,7 @@ def service(name: str, request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def client(name: str, service: Any) -> TestClient:
-    return TestClient(APPS[name](service))
+    return TestClient(service.app())
 
 
 def holes(body: Any) -> Iterator[Any]:
@@ -90,7 +82,7 @@ def holes(body: Any) -> Iterator[Any]:
 
 NOT_JSON = [
     *("NaN", "Infinity", "-Infinity", "01", "+1", "1_0", "0x1", "undefined", "'x'", "1//", ""),
-    *('"\\udfff"', '"\\ud83d x"', '"\\x00"', '"a\nb"', '"a\0b"'),
+    *("1}{", "[" * 100_000, '"\\ud800"', '"\\udfff"', '"\\ud83d x"', '"\\x00"', '"a\nb"', '"a\0b"'),
     *("9" * 100_000, "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000),
 ]
 NOT_VALID = [
@@ -108,6 +100,8 @@ def test_a_hostile_value_at_any_place(door: Door) -> None:
                 door.refuses(written(body, value), 400)
             for value in NOT_VALID:
                 door.refuses(written(body, value), 422)
+        for value in NOT_JSON:
+            door.refuses(written({**door.body, "extra": ...}, value), 400)
 
 
 def test_a_body_that_is_broken_at_any_place(door: Door) -> None:
@@ -136,18 +130,23 @@ def test_a_body_in_another_form(door: Door) -> None:
     with unchanged(door.service):
         for charset in ("utf-16", "utf-32", "utf-7", "nonsense"):
             named = {"Content-Type": f"application/json; charset={charset}"}
-            door.refuses(json.dumps(door.body).encode("utf-16"), 400, **named)
+            for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+                door.refuses(json.dumps(door.body).encode(encoding), 400, **named)
         door.refuses(gzip.compress(content), 400, **{"Content-Encoding": "gzip"})
-        for name in ("*/*", "text/json", "application/json-seq", "application/problem+json", "\0"):
+        for name in ("", "*/*", "text/json", "text/plain", "application/x-www-form-urlencoded"):
+            door.refuses(content, 415, **{"Content-Type": name})
+        for name in ("application/jsons", "application/json-seq", "application/problem+json", "\0"):
             door.refuses(content, 415, **{"Content-Type": name})
         door.refuses(content, 415, **{"Content-Type": "x" * 100_000})
+        problem(door.client.simulate_post(door.path, body=content), 415)
         door.refuses(form, 415, **{"Content-Type": "multipart/form-data; boundary=x"})
     assert door.post(content, **{"Content-Type": "Application/JSON;charset=x"}).status_code == 201
 
 
 def test_much_that_nobody_knows(door: Door) -> None:
     """60,000 members beside those that are known, and under a key: it is done, and once."""
-    body = dict.fromkeys(map(str, range(60_000)), 0) | {"": 10**4000, "\0": None} | door.body
+    strange = {"": 10**4000, "\0": None, "deep": json.loads("[" * 100 + "]" * 100)}
+    body = dict.fromkeys(map(str, range(60_000)), 0) | strange | door.body
     first = door.post(body, **{"Idempotency-Key": "a"})
     assert first.status_code == 201
     with unchanged(door.service):
@@ -197,7 +196,7 @@ def test_names_are_data(door: Door) -> None:
 
 def test_names_of_items_are_data_in_the_shop(stocked: Shop) -> None:  # noqa: F811  # the fixture
     """In its catalogue, and in orders."""
-    client, ids = TestClient(shop.app.Shop.app(stocked)), range(10, 10 + len(NAMES))
+    client, ids = TestClient(stocked.app()), range(10, 10 + len(NAMES))
     for item_id, name in zip(ids, NAMES, strict=True):
         stocked.catalogue.update(EPOCH, [item(item_id, name=name)])
     listed = client.simulate_get("/api/items?after=9")
@@ -279,7 +278,7 @@ def test_junk_in_headers_that_nobody_reads(name: str, client: TestClient) -> Non
 
 @pytest.fixture
 def server(stocked: Shop) -> Iterator[HttpServer]:  # noqa: F811  # the fixture
-    running = HttpServer(shop.app.Shop.app(stocked), "127.0.0.1", free_port(), "SHOP_PORT")
+    running = HttpServer(stocked.app(), "127.0.0.1", free_port(), "SHOP_PORT")
     running.start()
     yield running
     running.stop()

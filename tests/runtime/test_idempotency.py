@@ -96,11 +96,11 @@ def test_at_the_same_time_there_is_one_effect(copy: Copy) -> None:
     """In two copies of a service, each of which has it from several threads, and a long key."""
     databases = [copy(), copy()]
     clients = [client_of(Notes(each)) for each in databases]
-    gate, key = threading.Barrier(8), '"' + '\\"' * 255 + '"'
+    gate = threading.Barrier(8)
 
     def send(n: int) -> Result:
         gate.wait()
-        return post(clients[n % 2], key)
+        return post(clients[n % 2], LONGEST)
 
     with ThreadPoolExecutor(8) as pool:
         first, *others = pool.map(send, range(8))
@@ -172,9 +172,34 @@ def test_two_keys_of_an_earlier_version_that_are_now_one(
     assert [post(client, key).json["count"] for key in ("abc", '"abc"')] == [0, 1]
 
 
-def test_a_key_that_has_quotes_is_another_one(client: TestClient) -> None:
-    keys = ('"\\"abc\\""', "abc")
-    assert [post(client, key).json["count"] for key in keys] == [1, 2]
+LONGEST = '"' + '\\"' * 255 + '"'
+
+
+def test_keys(client: TestClient) -> None:
+    """As Stripe's clients send them, or as a string of structured fields: all different."""
+    bare = ("!", "~" * 255, 'a"c\\', "abc", "A", "a")
+    strings = ('"8e03 978e"', '"a\\"b\\\\"', '" "', '"\\"!\\""', '"\\"abc\\""', LONGEST)
+    keys = (*bare, *strings)
+    assert [post(client, key).json["count"] for key in keys] == list(range(1, len(keys) + 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "other"), [("abc", '"abc"'), ('"d"', "d"), ('a"b\\', '"a\\"b\\\\"')]
+)
+def test_a_key_is_the_same_with_quotes(key: str, other: str, client: TestClient) -> None:
+    assert same(post(client, key), post(client, other))
+
+
+BARE = ("", "x" * 256, "a b", "a\tb", "é", "\x7f")
+STRINGS = ('"', '""', '"a', '"a"b', '"a\\n"', '"a\\', '"é"', f'"{"x" * 256}"', '"a", "b"')
+
+
+@pytest.mark.parametrize("key", [*BARE, *STRINGS], ids=lambda key: repr(key)[:20])
+def test_wrong_keys(key: str, client: TestClient, database: SqliteFile) -> None:
+    refused = post(client, key)
+    assert refused.status_code == 422
+    assert [each["field"] for each in refused.json["errors"]] == ["Idempotency-Key"]
+    assert notes(database) == []
 
 
 def test_keys_outlive_the_process(client: TestClient, database: SqliteFile) -> None:
