@@ -6,59 +6,35 @@ import pytest
 
 from runtime.process.settings import Settings, authority, load_settings, without_password
 
-DEFAULTS = {
-    "HOST": "127.0.0.1",
-    "INVENTORY_PORT": 8001,
-    "SHOP_PORT": 8002,
-    "PAYMENT_PORT": 8003,
-    "INVENTORY_EXCHANGE_PORT": 8101,
-    "SHOP_EXCHANGE_PORT": 8102,
-    "PAYMENT_EXCHANGE_PORT": 8103,
-    "BROKER_PUBLISH_URL": "tcp://127.0.0.1:5559",
-    "BROKER_SUBSCRIBE_URL": "tcp://127.0.0.1:5560",
-    "BROKER_HTTP_PORT": 8000,
-    "BROKER_CURVE": "on",
-    "INVENTORY_DATABASE_URL": None,
-    "SHOP_DATABASE_URL": None,
-    "PAYMENT_DATABASE_URL": None,
-    "BROKER_URL": None,
-    "BROKER_REPLICAS": 1,
-    "BROKER_CREDENTIALS": None,
-    "BROKER_TLS_CA": None,
-    "BROKER_TLS_CERT": None,
-    "BROKER_TLS_KEY": None,
-    "RETENTION_DAYS": 30,
-    "CURRENCY": None,
-    "LOG_LEVEL": "info",
-    "LOG_FORMAT": "console",
+SETTINGS = {  # their defaults, and other values
+    "DATA_DIR": (Path("data"), "/somewhere/else"),
+    "HOST": ("127.0.0.1", "0.0.0.0"),
+    "INVENTORY_PORT": (8001, "1"),
+    "SHOP_PORT": (8002, "65535"),
+    "PAYMENT_PORT": (8003, "9003"),
+    "INVENTORY_EXCHANGE_PORT": (8101, "9101"),
+    "SHOP_EXCHANGE_PORT": (8102, "9102"),
+    "PAYMENT_EXCHANGE_PORT": (8103, "9103"),
+    "BROKER_PUBLISH_URL": ("tcp://127.0.0.1:5559", "tcp://broker:1"),
+    "BROKER_SUBSCRIBE_URL": ("tcp://127.0.0.1:5560", "tcp://10.0.0.1:65535"),
+    "BROKER_HTTP_PORT": (8000, "9000"),
+    "BROKER_CURVE": ("on", "off"),
+    "INVENTORY_DATABASE_URL": (None, "postgresql:///inventory?host=/run/postgresql"),
+    "SHOP_DATABASE_URL": (None, "postgresql://parrots:secret@db.example:5433/shop"),
+    "PAYMENT_DATABASE_URL": (None, "postgres://db.example/payment?max_connections=5"),
+    "BROKER_URL": (None, "nats://one:4222,tls://parrots:secret@two"),
+    "BROKER_REPLICAS": (1, "3"),
+    "BROKER_CREDENTIALS": (None, __file__),
+    "BROKER_TLS_CA": (None, __file__),
+    "BROKER_TLS_CERT": (None, __file__),
+    "BROKER_TLS_KEY": (None, __file__),
+    "RETENTION_DAYS": (30, "1"),
+    "CURRENCY": (None, "EUR"),
+    "LOG_LEVEL": ("info", "warning"),
+    "LOG_FORMAT": ("console", "json"),
 }
-OTHERS = {
-    "DATA_DIR": "/somewhere/else",
-    "HOST": "0.0.0.0",
-    "INVENTORY_PORT": "1",
-    "SHOP_PORT": "65535",
-    "PAYMENT_PORT": "9003",
-    "INVENTORY_EXCHANGE_PORT": "9101",
-    "SHOP_EXCHANGE_PORT": "9102",
-    "PAYMENT_EXCHANGE_PORT": "9103",
-    "BROKER_PUBLISH_URL": "tcp://broker:1",
-    "BROKER_SUBSCRIBE_URL": "tcp://10.0.0.1:65535",
-    "BROKER_HTTP_PORT": "9000",
-    "BROKER_CURVE": "off",
-    "INVENTORY_DATABASE_URL": "postgresql:///inventory?host=/run/postgresql",
-    "SHOP_DATABASE_URL": "postgresql://parrots:secret@db.example:5433/shop",
-    "PAYMENT_DATABASE_URL": "postgres://db.example/payment?max_connections=5",
-    "BROKER_URL": "nats://one:4222,tls://parrots:secret@two",
-    "BROKER_REPLICAS": "3",
-    "BROKER_CREDENTIALS": __file__,
-    "BROKER_TLS_CA": __file__,
-    "BROKER_TLS_CERT": __file__,
-    "BROKER_TLS_KEY": __file__,
-    "RETENTION_DAYS": "1",
-    "CURRENCY": "EUR",
-    "LOG_LEVEL": "warning",
-    "LOG_FORMAT": "json",
-}
+DEFAULTS = {name: default for name, (default, _) in SETTINGS.items()}
+OTHERS = {name: other for name, (_, other) in SETTINGS.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -73,9 +49,7 @@ def shown(settings: Settings) -> dict[str, object]:
 
 
 def test_defaults(tmp_path: Path) -> None:
-    values = shown(load_settings())
-    assert {name: values[name] for name in DEFAULTS} == DEFAULTS
-    assert values["DATA_DIR"] == tmp_path / "data"
+    assert shown(load_settings()) == DEFAULTS | {"DATA_DIR": tmp_path / "data"}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -112,109 +86,69 @@ def test_a_relative_folder_is_in_the_current_one(
     assert settings.data_dir == tmp_path / "here" / "it" / "is"
 
 
-PORT = ["INVENTORY_PORT", "SHOP_PORT", "PAYMENT_PORT"]
-URL = ["BROKER_PUBLISH_URL", "BROKER_SUBSCRIBE_URL"]
-NOT_A_URL = [
-    "",
-    "5559",
-    "ipc:///tmp/x",
-    "tcp://127.0.0.1",
-    "tcp://:5559",
-    "tcp://a:x",
-    "tcp://a:1/",
-    "tcp://a:1?x=1",
-    "tcp://a:1#x",
-    "tcp://user@a:1",
-    "tcp://no such host:1",
-    "tcp://a..b:1",
-    "tcp://::1:5559",
-    "tcp://[127.0.0.1]:1",
-    "tcp://256.0.0.1:1",
+NOT_ENDPOINTS = [
+    *("", "5559", "ipc:///tmp/x", "tcp://127.0.0.1", "tcp://:5559", "tcp://a:x", "tcp://a:1/"),
+    *("tcp://a:1?x=1", "tcp://a:1#x", "tcp://user@a:1", "tcp://no such host:1", "tcp://a..b:1"),
+    *("tcp://::1:5559", "tcp://[127.0.0.1]:1", "tcp://256.0.0.1:1", "tcp://a:0", "tcp://a:65536"),
 ]
-NOT_A_HOST = [
-    "",
-    "a..b",
-    ".",
-    "-a",
-    "x" * 64,
-    "256.0.0.1",
-    "127.1",
-    "[127.0.0.1]",
-    "[::1",
-    "::1]",
-    "localhost:80",
-    "fe80::1%a..b",
-    "no such host",
-    "*",
+NOT_DATABASES = [
+    *("shop.db", "mysql:///d?password=secret&x=1", "sqlite:///shop.db", "mysql://u:secret@h/d"),
+    *("postgresql:shop", "postgresql://a..b/shop", "postgresql:///shop?host=a..b"),
+    *("postgresql://[zz/shop", "postgresql://h:99999/shop"),
 ]
+NOT_HOSTS = [
+    *("", "a..b", ".", "-a", "x" * 64, "256.0.0.1", "127.1", "[127.0.0.1]", "[::1", "::1]"),
+    *("localhost:80", "fe80::1%a..b", "no such host", "*"),
+]
+NOT_SERVERS = ["nats", "tcp://a:1", "nats://a:1,", "nats://a b", "nats://a..b:1", "nats://a:0"]
+SERVICES = ("INVENTORY", "SHOP", "PAYMENT")
+WRONG = {
+    **{f"{name}_PORT": ["", "0", "65536", "-1", "http", "80.5"] for name in SERVICES},
+    **{f"{name}_DATABASE_URL": NOT_DATABASES for name in SERVICES},
+    **{f"BROKER_{name}_URL": NOT_ENDPOINTS for name in ("PUBLISH", "SUBSCRIBE")},
+    **{f"BROKER_{name}": ["/no/such/file"] for name in ("CREDENTIALS", "TLS_CA", "TLS_KEY")},
+    "BROKER_CURVE": ["", "On", "true", "1"],
+    "BROKER_REPLICAS": ["", "0", "6", "three"],
+    "BROKER_URL": [*NOT_SERVERS, "nats://a:99999"],
+    "DATA_DIR": [""],
+    "HOST": NOT_HOSTS,
+    "LOG_FORMAT": ["xml", "two\nlines"],
+    "LOG_LEVEL": ["INFO", "trace"],
+    "RETENTION_DAYS": ["", "0", "-1", "1.5", "36501", "month"],
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *((name, value) for name in PORT for value in ("", "0", "65536", "-1", "http", "80.5")),
-        *((name, value) for name in URL for value in (*NOT_A_URL, "tcp://a:0", "tcp://a:65536")),
-        ("LOG_LEVEL", "INFO"),
-        ("LOG_LEVEL", "trace"),
-        ("LOG_FORMAT", "xml"),
-        ("LOG_FORMAT", "two\nlines"),
-        *(("BROKER_CURVE", value) for value in ("", "On", "true", "1")),
-        *(("RETENTION_DAYS", value) for value in ("", "0", "-1", "1.5", "36501", "month")),
-        *(
-            (f"{service}_DATABASE_URL", value)
-            for service in ("INVENTORY", "SHOP", "PAYMENT")
-            for value in (
-                "shop.db",
-                "mysql:///d?password=secret&x=1",
-                "sqlite:///shop.db",
-                "mysql://u:secret@h/d",
-                "postgresql:shop",
-                "postgresql://a..b/shop",
-                "postgresql:///shop?host=a..b",
-                "postgresql://[zz/shop",
-                "postgresql://h:99999/shop",
-            )
-        ),
-        *(("BROKER_URL", value) for value in ("nats", "tcp://a:1", "nats://a:1,", "nats://a b")),
-        *(("BROKER_URL", value) for value in ("nats://a..b:1", "nats://a:99999", "nats://a:0")),
-        *(("BROKER_REPLICAS", value) for value in ("", "0", "6", "three")),
-        *((f"BROKER_{name}", "/no/such/file") for name in ("CREDENTIALS", "TLS_CA", "TLS_KEY")),
-        *(("HOST", value) for value in NOT_A_HOST),
-        ("DATA_DIR", ""),
-    ],
-)
-def test_a_wrong_value_is_one_line(
-    name: str,
-    value: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv(name, value)
+def refused(capfd: pytest.CaptureFixture[str]) -> str:
+    """The one line that tells which setting is wrong, and ends the process."""
     with pytest.raises(SystemExit) as ended:
         load_settings()
-    (line,) = capfd.readouterr().err.splitlines()
     assert ended.value.code == 2
-    assert f"{name}={without_password(value)!r}" in line
-    assert "secret" not in line
+    (line,) = capfd.readouterr().err.splitlines()
+    return line
 
 
-@pytest.mark.parametrize("character", ["\r", "\n", "\t", "\x1b", "\x7f", "\x85"])
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_is_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for value in WRONG[name]:
+        monkeypatch.setenv(name, value)
+        line = refused(capfd)
+        assert f"{name}={without_password(value)!r}" in line
+        assert "secret" not in line
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_control_character_is_refused(
-    name: str,
-    character: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Files with Windows line ends leave one at the end of each value."""
-    monkeypatch.setenv(name, OTHERS[name] + character)
-    with pytest.raises(SystemExit) as ended:
-        load_settings()
-    (line,) = capfd.readouterr().err.splitlines()
-    assert ended.value.code == 2
-    assert line.startswith(f"wrong setting {name}=")
-    assert "control character" in line
-    assert line.isprintable()
+    for character in ("\r", "\n", "\t", "\x1b", "\x7f", "\x85"):
+        monkeypatch.setenv(name, OTHERS[name] + character)
+        line = refused(capfd)
+        assert line.startswith(f"wrong setting {name}=")
+        assert "control character" in line
+        assert line.isprintable()
 
 
 @pytest.mark.parametrize(
