@@ -3,17 +3,24 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from tests.conftest import eventually
-from tests.processes import ALL, World
+from tests.conftest import eventually, own_settings
+from tests.pairs import EMBEDDED, new_world
+from tests.processes import ALL, SERVICES, World
 
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 WHY = "needs requirements-dev.txt and Debian's chromium and chromium-driver"
+TABLES = {
+    "inventory": ["item"],
+    "shop": ["order_line", "order", "user", "item"],
+    "payment": ["payment", "total"],
+}
 SWITCHES = (
     "--headless=new",
     "--no-sandbox",  # it refuses to run as root with one
@@ -41,9 +48,12 @@ class Browser:
         self.driver = driver
         self.world = world
 
-    def open(self, name: str) -> None:
-        """Open the page of a service."""
-        self.driver.get(f"http://127.0.0.1:{self.world.settings.http_port(name)[0]}/")
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.world.settings.http_port(name)[0]}"
+
+    def open(self, name: str, path: str = "/") -> None:
+        """Open a page of a service."""
+        self.driver.get(self.url(name) + path)
 
     def find(self, selector: str) -> "WebElement":
         return self.driver.find_element(By.CSS_SELECTOR, selector)
@@ -65,6 +75,15 @@ class Browser:
         box = self.find(selector)
         box.clear()
         box.send_keys(text)
+
+    def enter(self, selector: str, text: str) -> None:
+        """Put a text of any characters into a box, in one step."""
+        self.run(
+            "const box = document.querySelector(arguments[0]); box.value = arguments[1];"
+            "box.dispatchEvent(new Event('input'))",
+            selector,
+            text,
+        )
 
     def sees(self, text: str, selector: str = "main", timeout_s: float = 15) -> None:
         """Wait until an element shows a text."""
@@ -133,11 +152,38 @@ def _driver() -> Iterator[Any]:
     driver.quit()
 
 
+@pytest.fixture(scope="module")
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """Real processes, which run on between the tests."""
+    settings = own_settings(tmp_path_factory.mktemp("browser"))
+    with new_world(EMBEDDED, settings, request) as processes:
+        yield processes
+
+
+def empty(world: World) -> None:
+    """Everything up and quiet, and nothing stocked, whatever became of it in the test before."""
+    for name in world.processes:
+        world.signal(name, signal.SIGCONT)
+    world.start(*[name for name in ALL if name not in world.processes])
+    for name in ALL:
+        world.wait_until_up(name)
+    eventually(world.is_drained)
+    for name, tables in TABLES.items():
+        for table in tables:
+            world.rows(name, f'DELETE FROM "{table}"')
+
+
 @pytest.fixture
 def browser(_driver: Any, world: World) -> Iterator[Browser]:
-    """A window of a desktop's size; all four processes run, and nothing is stocked yet."""
-    world.start(*ALL)
+    """A window of a desktop's size, which knows nothing; all four processes run, with no data."""
+    empty(world)
     window = Browser(_driver, world)
+    for name in SERVICES:
+        origin = {"origin": window.url(name), "storageTypes": "local_storage"}
+        _driver.execute_cdp_cmd("Storage.clearDataForOrigin", origin)
+    _driver.execute_cdp_cmd("Network.clearBrowserCache", {})
     window.emulate(1280, 900)
     window.errors(), window.requests()  # of the test before
     yield window
