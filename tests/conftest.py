@@ -27,7 +27,7 @@ from shop.app import Shop
 from tests import pairs
 from tests.processes import World
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.servers", "tests.drills"]
 
 # Below the ports that systems give to outgoing connections, which could take one that waits for
 # its process. Tests that run side by side have different ones.

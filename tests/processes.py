@@ -24,6 +24,7 @@ from scenarios.servers import Server
 from scenarios.snapshot import snapshot
 
 ROOT = Path(__file__).parent.parent
+RUN_ALL = str(ROOT / "run_all.py")
 SERVICES = ("inventory", "shop", "payment")
 ALL = ("broker", *SERVICES)
 STREAMS = {"inventory": "items", "shop": "orders", "payment": "payments"}  # by their writers
