@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import eventually
-from tests.processes import ALL, ROOT, SERVICES, World
-
-RUN_ALL = str(ROOT / "run_all.py")
+from tests.processes import ALL, RUN_ALL, SERVICES, World
 
 
 def test_the_demo_plays_to_its_end(world: World, tmp_path: Path) -> None:
@@ -73,12 +71,3 @@ def test_the_demo_takes_no_port_from_another(world: World) -> None:
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "SHOP_PORT" in ended.stderr
     assert world.alive("shop")
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--exit"], ["--demo", "--drill"], ["--demo", "--only", "shop"]]
-)
-def test_options_that_do_not_go_together(world: World, arguments: list[str]) -> None:
-    ended = world.finish(RUN_ALL, *arguments)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "not allowed" in ended.stderr

@@ -2,23 +2,25 @@
 
 import json
 import os
-import pty
 import re
 import signal
 import socket
 import subprocess
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+import run_all
+from runtime.process.settings import Settings
+from scenarios.drill import conduct
 from tests.conftest import eventually
 from tests.pairs import on_servers
-from tests.processes import ALL, ROOT, SERVICES, World, trap
+from tests.processes import ALL, RUN_ALL, SERVICES, World
 from tests.test_processes import cannot_start
 
-RUN_ALL = str(ROOT / "run_all.py")
 STOP_TIMEOUT_S = 5 + 1  # what is promised, and a little for a slow machine
 
 
@@ -39,15 +41,8 @@ def stop(
     assert not [name for name, child in children.items() if child.is_running()]
 
 
-OTHERS = [signal.SIGQUIT, signal.SIGUSR1, signal.SIGALRM, signal.SIGABRT]
-
-
 @pytest.mark.parametrize(
-    "number",
-    [
-        *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
-        *(pytest.param(number, marks=pytest.mark.chaos) for number in OTHERS),
-    ],
+    "number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.chaos)]
 )
 def test_it_starts_and_stops_everything(world: World, number: signal.Signals) -> None:
     """It says where the services are, shows whose line is whose, and ends the broker last."""
@@ -84,14 +79,13 @@ def test_a_killed_child_stops_nobody(world: World) -> None:
     assert world.alive("payment")
 
 
-@pytest.mark.parametrize("name", ["broker", "payment"])
-def test_together_until_one_ends(world: World, name: str) -> None:
+def test_together_until_one_ends(world: World) -> None:
     """With --abort-on-exit the end of one is the end of all: exit code 1, and who it was."""
     process = start_all(world, "--abort-on-exit")
     children = world.children(process)
-    children[name].kill()
+    children["payment"].kill()
     assert process.wait(STOP_TIMEOUT_S) == 1
-    assert f"{name} was killed by signal 9" in world.output("run_all", "stderr")
+    assert "payment was killed by signal 9" in world.output("run_all", "stderr")
     assert not [each for each, child in children.items() if child.is_running()]
 
 
@@ -119,37 +113,17 @@ def test_children_left_behind_go_on_and_are_named(world: World) -> None:
     assert not alive
 
 
-@pytest.mark.parametrize(
-    ("arguments", "names"),
-    [
-        (["--only", "shop,broker"], {"shop", "broker"}),
-        (["--without", "payment"], {"broker", "inventory", "shop"}),
-    ],
-    ids=["only", "without"],
-)
-def test_a_part_of_everything(
-    world: World, tmp_path: Path, arguments: list[str], names: set[str]
-) -> None:
-    """--only and --without choose; and a relative data folder lies where it is started from."""
-    process = start_all(world, *arguments, cwd=tmp_path, DATA_DIR="here")
-    assert set(world.children(process)) == names
-    assert {path.stem for path in (tmp_path / "here").glob("*.db")} == names
+def test_a_part_of_everything(world: World, tmp_path: Path) -> None:
+    """A relative data folder lies where it is started from."""
+    process = start_all(world, "--only", "shop,broker", cwd=tmp_path, DATA_DIR="here")
+    assert set(world.children(process)) == {"shop", "broker"}
+    assert {path.stem for path in (tmp_path / "here").glob("*.db")} == {"shop", "broker"}
     stop(world, process)
 
 
-@pytest.mark.chaos
-def test_whatever_is_in_the_current_folder(world: World, tmp_path: Path) -> None:
-    """It runs this project's modules, and so does the demo."""
-    folder = trap(tmp_path / "trap")
-    stop(world, start_all(world, cwd=folder))
-    process = world.run(RUN_ALL, "--demo", "--exit", name="demo", cwd=folder)
-    assert process.wait(50) == 0, world.output("demo", "stderr")
-    assert not world.output("demo", "stderr")
-
-
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
-@pytest.mark.parametrize("host", ["::1", "[::1]"])
-def test_on_ipv6_every_address_is_one_that_a_browser_takes(world: World, host: str) -> None:
+def test_on_ipv6_every_address_is_one_that_a_browser_takes(world: World) -> None:
+    host = "[::1]"
     process = start_all(world, HOST=host)
     for name in SERVICES:
         url = f"http://[::1]:{world.settings.http_port(name)[0]}"
@@ -209,9 +183,6 @@ def test_a_child_that_cannot_be_started_ends_the_others(world: World, tmp_path: 
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-NATS = {"BROKER_URL": "nats://127.0.0.1:4222"}
-
-
 @on_servers
 def test_it_starts_no_broker_beside_nats(world: World) -> None:
     """BROKER_URL and the databases' URLs in its environment: three services, and the shop works."""
@@ -224,45 +195,12 @@ def test_it_starts_no_broker_beside_nats(world: World) -> None:
     assert not [*world.settings.data_dir.glob("*.db")]
 
 
-def test_no_broker_is_started_by_itself_beside_nats(world: World) -> None:
-    """``--only broker`` leaves nothing to start, exit code 2; ``python -m broker`` says why, 1."""
-    ended = world.finish(RUN_ALL, "--only", "broker", **NATS)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "BROKER_URL" in ended.stderr.splitlines()[-1]
-    assert "BROKER_URL" in cannot_start(world, "broker", 1, **NATS)
-
-
-@pytest.mark.parametrize("arguments", [["--only", "shop,parrot"], ["--without", "parrot"]])
-def test_an_unknown_name(world: World, arguments: list[str]) -> None:
-    """Something that is none of the four: it says which there are, exit code 2."""
-    ended = world.finish(RUN_ALL, *arguments)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    last = ended.stderr.splitlines()[-1]
-    assert all(word in last for word in ("parrot", *ALL))
-
-
 def test_a_child_that_hangs_is_ended_too(world: World) -> None:
     """One that does not react does not keep it from ending in time."""
     process = start_all(world, "--without", "payment")
+    assert set(world.children(process)) == {"broker", "inventory", "shop"}
     world.children(process)["shop"].suspend()
     stop(world, process)
-
-
-@pytest.mark.parametrize("no_color", ["", "1"])
-def test_names_are_coloured_on_a_terminal(world: World, no_color: str) -> None:
-    """On a terminal each name has its colour, unless NO_COLOR is set."""
-    screen, terminal = pty.openpty()
-    process = world.run(
-        RUN_ALL, "--only", "shop", stdout=terminal, stderr=terminal, NO_COLOR=no_color
-    )
-    os.close(terminal)
-    shown = b""
-    while b"Ctrl-C stops" not in shown or b"started" not in shown:
-        shown += os.read(screen, 4096)
-    stop(world, process)
-    os.close(screen)
-    assert bool(re.search(rb"\x1b\[\d+mshop +\| \x1b\[0m", shown)) == (not no_color)
-    assert (b"\x1b" in shown) == (not no_color)
 
 
 def test_a_reader_that_goes_away(world: World) -> None:
@@ -280,3 +218,69 @@ def test_a_reader_that_goes_away(world: World) -> None:
     eventually(lambda: world.is_paid(order))
     assert set(world.children(process)) == set(ALL)
     stop(world, process)
+
+
+WRONG = {
+    "--drill --only shop": "--only is not allowed here: ",
+    "--drill --without shop": "--without is not allowed here: ",
+    "--demo --only shop": "--only is not allowed here: ",
+    "--demo --abort-on-exit": "--abort-on-exit is not allowed here: ",
+    "--faults 5": "--faults is not allowed here: ",
+    "--minutes 5": "--minutes is not allowed here: ",
+    "--seed 0": "--seed is not allowed here: ",
+    "--scale": "--scale is not allowed here: ",
+    "--demo --scale": "--scale is not allowed here: ",
+    "--exit": "--exit is not allowed here: ",
+    "--demo --drill": "not allowed with argument",
+    "--drill --faults 5 --minutes 5": "not allowed with argument",
+    "--drill --faults 0": "argument --faults: '0' is not a whole number of at least 1",
+    "--drill --faults 1.5": "argument --faults: '1.5' is not a whole number of at least 1",
+    "--drill --minutes nan": "argument --minutes: 'nan' is not a number of at least 0.1",
+    "--drill --minutes inf": "argument --minutes: 'inf' is not a number of at least 0.1",
+    "--drill --minutes 0": "argument --minutes: '0' is not a number of at least 0.1",
+    "--drill --seed -1": "argument --seed: '-1' is not a whole number of at least 0",
+    "--drill --seed kea": "argument --seed: 'kea' is not a whole number of at least 0",
+    "--only shop,parrot": f"'parrot' is not one of {', '.join(ALL)}",
+    "--without parrot": f"'parrot' is not one of {', '.join(ALL)}",
+    "--only broker": "this leaves nothing to start: the broker is NATS, at BROKER_URL",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_wrong_arguments(
+    arguments: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The last line says what is wrong with them, exit code 2; nothing is begun."""
+    monkeypatch.setattr("sys.argv", ["run_all.py", *arguments.split()])
+    monkeypatch.setattr(conduct, "drill", lambda *received: 0)
+    on_nats = Settings(BROKER_URL="nats://127.0.0.1:4222")
+    monkeypatch.setattr(run_all, "load_settings", lambda: on_nats)
+    monkeypatch.delattr(run_all, "stop_signals")  # nothing is started, even if they are taken
+    with pytest.raises(SystemExit) as ended:
+        run_all.main()
+    assert ended.value.code == 2
+    assert WRONG[arguments] in capfd.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ([], (None, None, None, False)),
+        (["--faults", "1000"], (1000, None, None, False)),
+        (["--minutes", "0.5", "--seed", "0", "--scale"], (None, 0.5, 0, True)),
+    ],
+)
+def test_arguments_of_the_drill(
+    arguments: list[str], given: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They reach the drill, whose exit code is that of all."""
+    monkeypatch.setattr("sys.argv", ["run_all.py", "--drill", *arguments])
+    monkeypatch.setattr(conduct, "drill", lambda *received: 0 if received == given else 3)
+    with pytest.raises(SystemExit) as ended:
+        run_all.main()
+    assert ended.value.code == 0
+
+
+def test_no_broker_is_started_beside_nats(world: World) -> None:
+    """``python -m broker`` says why."""
+    assert "BROKER_URL" in cannot_start(world, "broker", 1, BROKER_URL="nats://127.0.0.1:4222")
