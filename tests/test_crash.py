@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from runtime.process.settings import Settings
-from tests.conftest import eventually, free_port
+from scenarios.invariants import READERS, RULES, WRITERS, opened, prepare
+from tests.conftest import eventually, own_settings
 from tests.crash import Forked, steps
-from tests.processes import ALL, SERVICES, Answer, World
+from tests.processes import ALL, Answer, World
 
 
 class Row(NamedTuple):
@@ -70,15 +70,12 @@ TABLE = [  # a function that is added here has its steps tried, and is a failure
 
 CHOSEN = {  # for every run: a moment, the step that comes after it, and for the how many-th time
     "order-committed": ("emit SqliteFile.write: self._write_lock.release()", 3),
-    "payment-unanswered": ("emit Payments.pay: its return", 3),
     "event-sent": ("publish Publisher._send: self._sent_at = ", 1),
     "ack-received": ("publish Publisher.handle_ack: self._acked = ", 1),
     "journal-committed": ("journal Journal.handle: self._peer.send(reply)", 1),
-    "replay-begun": ("journal Journal._answer: after = run.last", 1),
     "place-committed": ("apply Reader._commit: self._move_on(", 1),
     "line-due": ("console Console._announce: say(", 1),
     "pruned": ("prune Retention.prune: return STEP_ROWS in pruned", 3),
-    "line-written": ("console Console._announce: self._payments.mark_announced(", 1),
 }
 
 AGAIN = "where an event is applied again, from which a reader's place keeps it"
@@ -103,11 +100,6 @@ ELSEWHERE = {  # steps to which nothing here leads: where they are come to
 
 OLD = "SELECT key FROM kept_answer WHERE kept_at < '2001'"
 HANG_S = 0.5  # longer than a writer waits for an ack, shorter than a connection
-STREAMS = {  # writer and reader
-    "items": ("inventory", "shop"),
-    "orders": ("shop", "payment"),
-    "payments": ("payment", "shop"),
-}
 
 
 def _told(field: str) -> str:
@@ -167,10 +159,10 @@ class ForkedWorld(World):
 
     def is_settled(self) -> bool:
         """Whether every event is told, kept and applied, and every payment announced."""
-        for stream, (writer, reader) in STREAMS.items():
+        for stream, writer in WRITERS.items():
             ((told,),) = self.rows(writer, "SELECT sequence FROM head")
             kept = self.newest("broker", "entry", stream)
-            if not told == kept == self.newest(reader, "cursor", stream):
+            if not told == kept == self.newest(READERS[stream], "cursor", stream):
                 return False
         return not self.rows("payment", "SELECT id FROM payment WHERE NOT announced")
 
@@ -285,10 +277,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
 
 
 def _new_world(folder: Path) -> ForkedWorld:
-    ports = {f"{name.upper()}_PORT": free_port() for name in SERVICES}
-    urls = [f"tcp://127.0.0.1:{free_port()}" for _ in range(2)]
-    ends = dict(zip(("BROKER_PUBLISH_URL", "BROKER_SUBSCRIBE_URL"), urls, strict=True))
-    world = ForkedWorld(Settings(DATA_DIR=folder / "data", **ports, **ends))
+    world = ForkedWorld(own_settings(folder))
     world.start(*ALL)
     return world
 
@@ -338,13 +327,9 @@ def examine_all(world: World) -> None:
     """The databases agree with each other, too, once all is settled."""
     for name in ALL:
         examine(world, name)
-    for stream, (writer, reader) in STREAMS.items():
-        told = world.rows(writer, "SELECT sequence, body FROM outbox ORDER BY sequence")
-        of_it = f"WHERE stream = '{stream}' ORDER BY epoch, sequence"
-        assert world.rows("broker", f"SELECT sequence, body FROM entry {of_it}") == told
-        assert world.rows(reader, f"SELECT sequence, body FROM inbox {of_it}") == told
-    items = "SELECT id, name, price, active, version FROM item ORDER BY id"
-    assert world.rows("shop", items) == world.rows("inventory", items)
+    with opened(world.settings.data_dir) as database:
+        prepare(database)
+        assert not [rule for rule, query in RULES.items() if database.execute(query).fetchall()]
 
 
 def crash(world: ForkedWorld, row: Row, step: str, times: int, folder: Path) -> None:
@@ -400,7 +385,7 @@ def crash(world: ForkedWorld, row: Row, step: str, times: int, folder: Path) -> 
             repeated.update({number for (number,) in unmarked} & world.lines().keys())
         if row.process == "broker":
             wait(work)
-            for stream, (writer, _) in STREAMS.items():
+            for stream, writer in WRITERS.items():
                 assert world.acked(writer) <= world.newest("broker", "entry", stream)
         world.start(row.process)
         for request in work:
