@@ -133,12 +133,13 @@ def test_every_command_of_the_document_is_typed() -> None:
     assert known == {*BLOCKS, *INLINE}
 
 
-def test_a_backup_is_made_and_restored(operator: Operator, world: World) -> None:
+def test_a_backup_is_made_and_restored_and_an_audit_made(operator: Operator, world: World) -> None:
     """By a shell with the services' settings; what was sold since is gone, and sales go on."""
     world.start(*ALL)
     world.stock()
     before = sell(world)
     assert "4 databases" in operator.types("python -m runtime.backup")
+    assert "3 orders, 3 payments: nothing is wrong" in operator.types("python run_all.py --audit")
     sell(world)
     world.post("shop", "/api/user", {"name": "Gosha"})
     restore = command("cp -a /backups")
@@ -232,24 +233,8 @@ def test_archiving_and_packing(operator: Operator, world: World) -> None:
     assert path.stat().st_size < large - 900_000
     world.start("shop")
     sell(world)
-    lose_a_cut_journal(operator, world)
 
-
-def test_outboxes_on_postgresql_are_cut(world: World, tmp_path: Path, postgres_url: str) -> None:
-    """Both at once, here in one database; the newest event stays."""
-    if not shutil.which("psql"):
-        pytest.skip("the command psql is not installed")
-    urls = {"shop_database_url": postgres_url, "payment_database_url": postgres_url}
-    world.settings = world.settings.model_copy(update=urls)
-    operator = Operator(world, tmp_path)
-    assert world.finish("-m", "shop", "dead-letters").returncode == 0  # which makes the tables
-    fill = "INSERT INTO outbox SELECT n, '' FROM generate_series(1, 5) AS n"
-    subprocess.run(["psql", postgres_url, "-qc", fill], check=True)
-    assert operator.types('psql "$url"').splitlines() == ["DELETE 4", "DELETE 0"]
-
-
-def lose_a_cut_journal(operator: Operator, world: World) -> None:
-    """The journal is lost after the outboxes were cut: it begins amid the streams, as told."""
+    # The journal is lost after the outboxes were cut: it begins amid the streams, as told.
     world.lose("broker")
     world.start("broker")
     for name, stream in (("shop", "orders"), ("payment", "payments")):
@@ -264,11 +249,17 @@ def lose_a_cut_journal(operator: Operator, world: World) -> None:
     sell(world)
 
 
-def test_an_audit_is_made(operator: Operator, world: World) -> None:
-    world.start(*ALL)
-    world.stock()
-    sell(world)
-    assert "3 orders, 3 payments: nothing is wrong" in operator.types("python run_all.py --audit")
+def test_outboxes_on_postgresql_are_cut(world: World, tmp_path: Path, postgres_url: str) -> None:
+    """Both at once, here in one database; the newest event stays."""
+    if not shutil.which("psql"):
+        pytest.skip("the command psql is not installed")
+    urls = {"shop_database_url": postgres_url, "payment_database_url": postgres_url}
+    world.settings = world.settings.model_copy(update=urls)
+    operator = Operator(world, tmp_path)
+    assert world.finish("-m", "shop", "dead-letters").returncode == 0  # which makes the tables
+    fill = "INSERT INTO outbox SELECT n, '' FROM generate_series(1, 5) AS n"
+    subprocess.run(["psql", postgres_url, "-qc", fill], check=True)
+    assert operator.types('psql "$url"').splitlines() == ["DELETE 4", "DELETE 0"]
 
 
 def test_a_reader_goes_on_behind_a_hole(operator: Operator, world: World) -> None:
@@ -345,27 +336,25 @@ def test_payment_and_the_journal_are_both_lost(
     assert paid[::-1] == orders
 
 
-@pytest.mark.parametrize("name", ["shop", "inventory"])
-def test_a_new_database_that_was_made_under_an_older_clock(
-    operator: Operator, world: World, tmp_path: Path, name: str
+def test_new_databases_that_were_made_under_an_older_clock(
+    operator: Operator, world: World, tmp_path: Path
 ) -> None:
-    """It says so, and goes on in a new epoch once the clock is right."""
+    """They say so, and go on in a new epoch once the clock is right."""
     world.start(*ALL)
     world.stock()
     sell(world)
-    world.lose(name)
     clock = tmp_path / "clock"
     clock.write_text("-86400")
-    world.processes[name] = world.run("-m", "tests.clocked", name, WALL_CLOCK=str(clock))
-    world.wait_until_up(name)
-    problem(world, name, "publishing stopped, the journal holds events up to")
-    world.kill(name)
-    world.start(name)
-    problem(world, name, "publishing stopped, the journal holds events up to")
-    if name == "shop":
-        operator.types("python -m shop new-epoch --yes")
-    else:
-        operator.types("python -m inventory new-epoch --yes")
+    for name in ("shop", "inventory"):
+        world.lose(name)
+        world.processes[name] = world.run("-m", "tests.clocked", name, WALL_CLOCK=str(clock))
+        world.wait_until_up(name)
+        problem(world, name, "publishing stopped, the journal holds events up to")
+        world.kill(name)
+        world.start(name)
+        problem(world, name, "publishing stopped, the journal holds events up to")
+    operator.types("python -m shop new-epoch --yes")
+    operator.types("python -m inventory new-epoch --yes")
     eventually(lambda: ready(world, *SERVICES))
     basket = world.stock()
     order = world.checkout(basket)
