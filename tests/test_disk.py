@@ -61,6 +61,8 @@ def test_a_journal_whose_disk_is_full(world: World, load: Load) -> None:
         load.advance()
         assert not unready(world)
         assert world.state("broker")["status"] == "unready"
+        assert world.state("broker")["problem"]
+        assert b"parrot_ready 0.0" in world.ask("broker", "GET", "/metrics").body
         assert world.rows("broker", "SELECT count(*) FROM entry") == kept
         assert not world.is_told(*SERVICES)
     assert not load.refused

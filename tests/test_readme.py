@@ -51,7 +51,10 @@ def shell(world: World, script: str, cwd: Path = ROOT) -> str:
 
 
 def test_buying_and_following_what_was_bought(world: World, tmp_path: Path) -> None:
-    """The purchase ends in "paid"; the grep finds the request in every process it went through."""
+    """The purchase ends in "paid"; the grep finds the request in every process it went through.
+
+    Each line of a log is an object; standard output is for payments alone.
+    """
     world.start(*ALL, LOG_FORMAT="json")
     bought = shell(world, block("sh", "post localhost:8002/api/checkout")).splitlines()
     assert '"status":"paid"' in bought[-1]
@@ -60,8 +63,11 @@ def test_buying_and_following_what_was_bought(world: World, tmp_path: Path) -> N
     script = block("sh", "my-order")
     assert "LOG_FORMAT=json python run_all.py 2> shop.log" in block("sh", "2> shop.log")
     shell(world, script.partition("grep")[0], tmp_path)
-    logs = [world.output(name, "stderr") for name in ALL]
-    (tmp_path / "shop.log").write_text("".join(logs))
+    logs = {name: world.output(name, "stderr") for name in ALL}
+    for name, log in logs.items():
+        assert {json.loads(line)["service"] for line in log.splitlines()} == {name}
+    assert [name for name in ALL if world.output(name)] == ["payment"]
+    (tmp_path / "shop.log").write_text("".join(logs.values()))
     found = shell(world, "grep" + script.partition("grep")[2], tmp_path)
     said = [json.loads(line) for line in found.splitlines()]
     assert sorted((line["event"], line["service"]) for line in said) == [
