@@ -3,10 +3,8 @@
 import itertools
 import random
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -25,8 +23,19 @@ LEADING = """SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = data
              WHERE locktype = 'advisory' AND objid = 2 AND granted
                AND datname = current_database()"""
 END = "SELECT pg_terminate_backend(pid) FROM ({}) AS found WHERE pid <> pg_backend_pid()"
-every_service = pytest.mark.parametrize("name", SERVICES)
+ENDS = signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP
 three = pytest.mark.parametrize("copies", [3], indirect=True)
+
+
+def plain_for(plain: tuple[str, Any], names: Sequence[str], hows: Sequence[Any]) -> Any:
+    """Each of these ``names`` with each ``how``, of which plain ``pytest`` tries one alone."""
+    return pytest.mark.parametrize(
+        ("name", "how"),
+        [
+            pytest.param(*each, marks=[pytest.mark.chaos] * (each != plain))
+            for each in itertools.product(names, hows)
+        ],
+    )
 
 
 class Copies(World):
@@ -161,29 +170,9 @@ def test_all_serve_and_one_leads(copies: Copies) -> None:
     eventually(lambda: sorted(copies.lines()) == written)
 
 
-def test_an_order_placed_where_nobody_leads_is_paid(copies: Copies) -> None:
-    """The copy that leads hears of what another one commits: it is told, paid and announced."""
-    basket = copies.stock()
-    order = copies.standby("shop").checkout(basket)
-    eventually(lambda: copies.is_paid(order))
-    direct = copies.standby("payment").post("payment", "/api/payment", {"user_id": 1, "price": 7})
-    (paid,) = copies.get("payment", f"/api/payments?order_id={order}")
-    for payment in (paid, direct.json()):
-        eventually(lambda payment=payment: copies.lines().count(line(payment)) == 1)
-
-
-@every_service
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGTERM, marks=pytest.mark.chaos),
-        signal.SIGKILL,
-        pytest.param(signal.SIGSTOP, marks=pytest.mark.chaos),
-    ],
-    ids=lambda number: number.name,
-)
+@plain_for(("payment", signal.SIGKILL), SERVICES, ENDS)
 @three
-def test_another_copy_takes_over(copies: Copies, name: str, number: signal.Signals) -> None:
+def test_another_copy_takes_over(copies: Copies, name: str, how: signal.Signals) -> None:
     """The leader ended, killed or stopped under load: nothing confirmed is lost, or there twice.
 
     One that is only stopped keeps its lock. A line is repeated only by a kill.
@@ -192,16 +181,16 @@ def test_another_copy_takes_over(copies: Copies, name: str, number: signal.Signa
     with load.running():
         load.advance()
         leader = copies.leader(name)
-        if number == signal.SIGSTOP:
+        if how == signal.SIGSTOP:
             leader.pause(name, 0.5)
         else:
-            leader.kill(name, number=number)
+            leader.kill(name, number=how)
             copies.leader(name, other_than=leader)
         load.advance()
     load.act()
     load.check()
     payments = copies.get("payment", f"/api/payments?user_id={load.user_id}")
-    once = (name, number) != ("payment", signal.SIGKILL)
+    once = (name, how) != ("payment", signal.SIGKILL)
 
     def written() -> list[str]:
         lines = [told for told in copies.lines() if f" by user {load.user_id} " in told]
@@ -210,9 +199,8 @@ def test_another_copy_takes_over(copies: Copies, name: str, number: signal.Signa
     eventually(lambda: written() == sorted(map(line, payments)))
 
 
-@every_service
-@pytest.mark.parametrize("for_s", [0, pytest.param(7, marks=pytest.mark.chaos)])
-def test_a_leader_that_sleeps_through_a_change(copies: Copies, name: str, for_s: float) -> None:
+@plain_for(("payment", 0), SERVICES, (0, 7))
+def test_a_leader_that_sleeps_through_a_change(copies: Copies, name: str, how: float) -> None:
     """Its session ends while it stands still, and another copy leads: it does nothing twice."""
     load = Load(copies)
     with load.running():
@@ -222,72 +210,36 @@ def test_a_leader_that_sleeps_through_a_change(copies: Copies, name: str, for_s:
             assert copies.rows(name, END.format(LEADING))
             copies.leader(name)
             load.advance()
-            time.sleep(for_s)
+            time.sleep(how)
         load.advance()
     load.act()
     load.check()
 
 
-@every_service
-@pytest.mark.parametrize("sessions", [LEADING, SESSIONS], ids=["the leader's", "every"])
-def test_sessions_that_the_server_ends(copies: Copies, name: str, sessions: str) -> None:
+@plain_for(("shop", SESSIONS), SERVICES, (LEADING, SESSIONS))
+def test_sessions_that_the_server_ends(copies: Copies, name: str, how: str) -> None:
     """The leader's session, or all of them, ended under load: one leads again, and all goes on."""
     load = Load(copies)
     with load.running():
         load.advance()
-        assert copies.rows(name, END.format(sessions))
+        assert copies.rows(name, END.format(how))
         load.advance()
         copies.leader(name)
     load.act()
     load.check()
 
 
-@pytest.mark.parametrize("name", ["database", "broker"])
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGTERM, marks=pytest.mark.chaos), signal.SIGKILL],
-    ids=lambda number: number.name,
-)
-def test_a_server_that_is_started_again(copies: Copies, name: str, number: signal.Signals) -> None:
+@plain_for(("database", signal.SIGKILL), ("database", "broker"), ENDS[:2])
+def test_a_server_that_is_started_again(copies: Copies, name: str, how: signal.Signals) -> None:
     """PostgreSQL or NATS ended under load, and started again: no copy need be."""
     load = Load(copies)
     with load.running():
         load.advance()
-        copies.kill(name, number=number)
+        copies.kill(name, number=how)
         copies.start(name)
         load.advance()
     load.act()
     load.check()
-
-
-def test_a_key_sent_to_two_copies_at_once(copies: Copies) -> None:
-    """Both give the same answer, and it has happened once."""
-    basket = copies.stock()
-    requests = [
-        ("inventory", "/api/item", {"item": {"name": "Honey", "price": 5}}, "/api/items"),
-        ("shop", "/api/user", {"name": "Rio"}, "/api/users"),
-        ("shop", "/api/checkout", basket, f"/api/orders?user_id={basket['user_id']}"),
-        ("payment", "/api/payment", {"user_id": 1000, "price": 7}, "/api/payments?user_id=1000"),
-    ]
-    eventually(copies.is_drained)
-    both = threading.Barrier(2)
-
-    def send(copy: World, name: str, path: str, body: Any, key: str) -> tuple[int, bytes]:
-        both.wait(10)
-        answer = copy.post(name, path, body, Idempotency_Key=key)
-        return answer.status, answer.body
-
-    with ThreadPoolExecutor(2) as pool:
-        for turn, (name, path, body, list_path) in itertools.product(range(5), requests):
-            before = len(copies.get(name, list_path))
-            sent = [
-                pool.submit(send, copy, name, path, body, f"{name}{path}-{turn}")
-                for copy in copies.of(name)
-            ]
-            one, other = [answer.result() for answer in sent]
-            assert one == other
-            assert one[0] == 201
-            assert len(copies.get(name, list_path)) == before + 1
 
 
 @three
@@ -320,10 +272,9 @@ def test_copies_on_the_own_broker(cluster: PostgresServer, settings: Settings) -
             load = Load(copies)
             with load.running():
                 load.advance()
-                for name in SERVICES:
-                    leader = copies.leader(name)
-                    leader.kill(name)
-                    copies.leader(name, other_than=leader)
+                leader = copies.leader("shop")
+                leader.kill("shop")
+                copies.leader("shop", other_than=leader)
                 load.advance()
             load.act()
             load.check()

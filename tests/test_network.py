@@ -78,15 +78,33 @@ def lines_of(world: World, name: str, text: str) -> int:
     return world.output(name, "stderr").count(text)
 
 
-def check_catching_up(world: World, lines: Lines, count: int, within_s: float) -> None:
-    """Start payment behind a line, with so many orders to pay; each crosses it about once."""
+POOR: dict[str, dict[str, float]] = {
+    "thin": {"bytes_per_s": MEGABIT},
+    "300 ms": {"delay_s": 0.15},
+    "600 ms": {"delay_s": 0.3},
+    "5 % loss": {"delay_s": 0.02, "loss": 0.05},
+    "20 % loss": {"delay_s": 0.02, "loss": 0.2},
+}
+
+
+@pytest.mark.timeout(700)
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("600 ms", 300), *(pytest.param(kind, 5000, marks=pytest.mark.chaos) for kind in POOR)],
+)
+def test_a_poor_line_carries_each_event_about_once(
+    world: World, lines: Lines, kind: str, count: int
+) -> None:
+    """Payment starts behind it, with so many orders to pay."""
+    world.start("broker", "inventory", "shop")
+    lines.set(**POOR[kind])
     basket = world.stock()
     for _ in range(count):
         world.checkout(basket)
     eventually(lambda: world.state("shop")["outbox_waiting"] == 0)
     replayed = metric(world, "broker", "parrot_journal_replayed_events_total")
     world.start("payment", **lines.urls)
-    paid = "SELECT count(*) FROM payment"
+    paid, within_s = "SELECT count(*) FROM payment", 60 + count / 10
     took_s = seconds(lambda: world.rows("payment", paid) == [(count,)], within_s)
     took_s += seconds(lambda: world.state("payment")["outbox_waiting"] == 0, within_s)
     published = metric(world, "payment", "parrot_events_published_total") / count
@@ -99,30 +117,6 @@ def check_catching_up(world: World, lines: Lines, count: int, within_s: float) -
     assert published <= 1.5
     assert replayed <= 1.2 * count + 3 * 256  # the first answers are asked for twice
     assert down == 0
-
-
-POOR: dict[str, dict[str, float]] = {
-    "thin": {"bytes_per_s": MEGABIT},
-    "300 ms": {"delay_s": 0.15},
-    "600 ms": {"delay_s": 0.3},
-    "5 % loss": {"delay_s": 0.02, "loss": 0.05},
-    "20 % loss": {"delay_s": 0.02, "loss": 0.2},
-}
-
-
-@pytest.mark.parametrize("kind", ["thin", "600 ms"])
-def test_a_poor_line_carries_each_event_about_once(world: World, lines: Lines, kind: str) -> None:
-    world.start("broker", "inventory", "shop")
-    lines.set(**POOR[kind])
-    check_catching_up(world, lines, 300, within_s=60)
-
-
-@pytest.mark.chaos
-@pytest.mark.parametrize("kind", POOR)
-def test_a_poor_line_carries_many_events_about_once(world: World, lines: Lines, kind: str) -> None:
-    world.start("broker", "inventory", "shop")
-    lines.set(**POOR[kind])
-    check_catching_up(world, lines, 5000, within_s=600)
 
 
 def test_a_line_that_is_silent_for_a_while_loses_nothing(world: World, lines: Lines) -> None:
@@ -200,19 +194,7 @@ def test_a_peer_with_another_key_is_named_by_both_sides(world: World) -> None:
     assert key in world.output("broker", "stderr")
 
 
-def test_what_the_journal_has_is_not_counted_after_a_restart_without_it(world: World) -> None:
-    world.start("broker", "inventory", "shop")
-    basket = world.stock()
-    world.checkout(basket)
-    eventually(lambda: world.is_told("shop"))
-    world.kill("shop", number=signal.SIGTERM)
-    world.kill("broker")
-    world.start("shop")
-    assert world.state("shop")["outbox_waiting"] == 0
-    world.checkout(basket)
-    assert world.state("shop")["outbox_waiting"] == 1
-
-
+@pytest.mark.chaos
 @needs_holes
 @on_servers
 def test_a_silent_postgresql_is_refused_at_once(world: World) -> None:
@@ -231,6 +213,7 @@ def test_a_silent_postgresql_is_refused_at_once(world: World) -> None:
     print(f"back {back_s:.1f} s after its end")
 
 
+@pytest.mark.chaos
 @needs_holes
 @on_servers
 def test_a_silent_nats_is_found_to_be_away(world: World) -> None:
