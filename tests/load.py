@@ -36,6 +36,7 @@ class Load:
         self._payments: dict[int, int] = {}
         self._versions: dict[int, set[int]] = {}  # those that an item may have
         self._toggled = self.add()
+        self._toggling = threading.Lock()
 
     def buy(self) -> str:
         quantity = random.randint(1, 3)
@@ -57,7 +58,10 @@ class Load:
         return int(item_id)
 
     def toggle(self) -> None:
-        """Toggle an item; one thread alone may do this."""
+        with self._toggling:
+            self._toggle()
+
+    def _toggle(self) -> None:
         (version,) = self._versions[self._toggled]
         possible = {version, version + 1}
         with suppress(OSError):

@@ -5,12 +5,10 @@ statements is the simulation's. ``-m chaos`` tries all of them, each of them twi
 """
 
 import contextlib
-import functools
 import re
 import shutil
 import signal
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,11 +21,12 @@ import pytest
 from scenarios.invariants import READERS, RULES, WRITERS, opened, prepare
 from tests.conftest import eventually, own_settings
 from tests.crash import Forked, steps
-from tests.processes import ALL, Answer, World
+from tests.load import Load
+from tests.processes import ALL, World
 
 
 class Row(NamedTuple):
-    """A function that works in a phase, its process, and the requests that lead there."""
+    """A function that works in a phase, its process, and what a `Load` does to lead there."""
 
     phase: str
     process: str
@@ -40,32 +39,32 @@ class Row(NamedTuple):
 
 
 TABLE = [  # a function that is added here has its steps tried, and is a failure if it is missing
-    Row("emit", "shop", "checkout", "shop.orders:Orders.checkout"),
-    Row("emit", "shop", "checkout", "messaging.outbox:Outbox.emit"),
-    Row("emit", "shop", "checkout", "runtime.storage.database:SqliteFile.write"),
-    Row("emit", "shop", "checkout", "runtime.storage.writer:commit"),
-    Row("emit", "shop", "checkout", "runtime.storage.writer:Writer._serve"),
-    Row("emit", "shop", "checkout", "runtime.web.once:once"),
-    Row("emit", "inventory", "item", "inventory.items:Items.create"),
+    Row("emit", "shop", "buy", "shop.orders:Orders.checkout"),
+    Row("emit", "shop", "buy", "messaging.outbox:Outbox.emit"),
+    Row("emit", "shop", "buy", "runtime.storage.database:SqliteFile.write"),
+    Row("emit", "shop", "buy", "runtime.storage.writer:commit"),
+    Row("emit", "shop", "buy", "runtime.storage.writer:Writer._serve"),
+    Row("emit", "shop", "buy", "runtime.web.once:once"),
+    Row("emit", "inventory", "add", "inventory.items:Items.create"),
     Row("emit", "inventory", "toggle", "inventory.items:Items.change"),
     Row("emit", "payment", "pay", "payment.payments:Payments.pay"),
-    Row("publish", "shop", "checkout", "messaging.publisher:Publisher.step"),
-    Row("publish", "shop", "checkout", "messaging.publisher:Publisher._send_window"),
-    Row("publish", "shop", "checkout", "messaging.publisher:Publisher._send"),
-    Row("publish", "shop", "checkout", "messaging.publisher:Publisher.handle_ack"),
-    Row("publish", "shop", "checkout", "messaging.outbox:Outbox.note"),
-    Row("journal", "broker", "checkout item", "broker.journal:Journal.handle"),
-    Row("journal", "broker", "checkout item", "broker.journal:Journal._append"),
-    Row("journal", "broker", "checkout item", "broker.journal:Journal._answer"),
-    Row("apply", "payment", "checkout", "messaging.inbox:Reader.apply"),
-    Row("apply", "payment", "checkout", "messaging.inbox:Reader._commit"),
-    Row("apply", "payment", "checkout", "messaging.inbox:Reader._apply"),
-    Row("apply", "payment", "checkout", "messaging.inbox:handle"),
-    Row("apply", "payment", "checkout", "payment.payments:Payments.pay"),
-    Row("apply", "shop", "checkout", "shop.orders:Orders.mark_paid"),
-    Row("apply", "shop", "item toggle", "shop.catalogue:Catalogue.update"),
-    Row("console", "payment", "checkout pay", "payment.console:Console._announce"),
-    Row("prune", "shop", "checkout", "messaging.retention:Retention.prune"),
+    Row("publish", "shop", "buy", "messaging.publisher:Publisher.step"),
+    Row("publish", "shop", "buy", "messaging.publisher:Publisher._send_window"),
+    Row("publish", "shop", "buy", "messaging.publisher:Publisher._send"),
+    Row("publish", "shop", "buy", "messaging.publisher:Publisher.handle_ack"),
+    Row("publish", "shop", "buy", "messaging.outbox:Outbox.note"),
+    Row("journal", "broker", "buy add", "broker.journal:Journal.handle"),
+    Row("journal", "broker", "buy add", "broker.journal:Journal._append"),
+    Row("journal", "broker", "buy add", "broker.journal:Journal._answer"),
+    Row("apply", "payment", "buy", "messaging.inbox:Reader.apply"),
+    Row("apply", "payment", "buy", "messaging.inbox:Reader._commit"),
+    Row("apply", "payment", "buy", "messaging.inbox:Reader._apply"),
+    Row("apply", "payment", "buy", "messaging.inbox:handle"),
+    Row("apply", "payment", "buy", "payment.payments:Payments.pay"),
+    Row("apply", "shop", "buy", "shop.orders:Orders.mark_paid"),
+    Row("apply", "shop", "add toggle", "shop.catalogue:Catalogue.update"),
+    Row("console", "payment", "buy pay", "payment.console:Console._announce"),
+    Row("prune", "shop", "buy", "messaging.retention:Retention.prune"),
 ]
 
 CHOSEN = {  # for every run: a moment, the step that comes after it, and for the how many-th time
@@ -177,69 +176,6 @@ class ForkedWorld(World):
         return told - self.get(name, "/readyz")["outbox_waiting"]
 
 
-class Load:
-    """The requests of one user; those with a key are sent again until they are answered."""
-
-    def __init__(self, world: World, keyed: bool) -> None:
-        self._world = world
-        self._keyed = keyed
-        basket = world.stock()
-        self._user = basket["user_id"]
-        self._name = f"Seed {self._user}"
-        new = {"item": {"name": "Cuttlebone", "price": 150}}
-        self._toggled = world.post("inventory", "/api/item", new).json()["id"]
-        toggle = f"/api/items/{self._toggled}/toggle_status"
-        self._requests: dict[str, tuple[str, str, str, Any]] = {
-            "checkout": ("shop", "POST", "/api/checkout", basket),
-            "item": ("inventory", "POST", "/api/item", {"item": {"name": self._name, "price": 1}}),
-            "toggle": ("inventory", "PUT", toggle, None),
-            "pay": ("payment", "POST", "/api/payment", {"user_id": self._user, "price": 7}),
-        }
-        self._answers: list[tuple[str, str, Answer]] = []
-        self._broken = Counter[str]()
-
-    def send(self, kind: str) -> None:
-        key = uuid.uuid4().hex if self._keyed and kind != "toggle" else ""
-        ask = functools.partial(self._ask, kind, key)
-        if answer := eventually(ask) if key else ask():
-            assert answer.status in (200, 201), answer
-            self._answers.append((kind, key, answer))
-        else:
-            self._broken[kind] += 1
-
-    def _ask(self, kind: str, key: str) -> Answer | None:
-        with contextlib.suppress(OSError):
-            headers = {"Idempotency_Key": key} if key else {}
-            return self._world.ask(*self._requests[kind], **headers)
-        return None
-
-    def check(self) -> None:
-        """Every request has the effect that it was answered to have, and no other."""
-        orders = self._world.get("shop", f"/api/orders?user_id={self._user}")
-        self._check_once("checkout", orders)
-        assert {order["status"] for order in orders} <= {"paid"}
-        payments = self._world.get("payment", f"/api/payments?user_id={self._user}")
-        self._check_once("pay", [payment for payment in payments if not payment["order_id"]])
-        paid = sorted(payment["order_id"] for payment in payments if payment["order_id"])
-        assert paid == sorted(order["id"] for order in orders)
-        items = self._world.get("inventory", "/api/items")
-        self._check_once("item", [item for item in items if item["name"] == self._name])
-        query = f"SELECT version - 1 FROM item WHERE id = {self._toggled}"
-        ((toggled,),) = self._world.rows("inventory", query)
-        answered = sum(kind == "toggle" for kind, _, _ in self._answers)
-        assert answered <= toggled <= answered + self._broken["toggle"]
-        for kind, key, answer in self._answers:
-            if key:
-                assert self._world.ask(*self._requests[kind], Idempotency_Key=key)[2] == answer.body
-
-    def _check_once(self, kind: str, rows: list[Any]) -> None:
-        answered = Counter(
-            answer.json()["id"] for asked, _, answer in self._answers if asked == kind
-        )
-        assert answered <= Counter(row["id"] for row in rows)
-        assert len(rows) <= answered.total() + self._broken[kind]
-
-
 def age(world: World, name: str) -> None:
     """Add answers that were kept long ago, for three steps of pruning."""
     world.rows(
@@ -338,14 +274,14 @@ def crash(world: ForkedWorld, row: Row, step: str, times: int, folder: Path) -> 
     The first time at once, so that what it has just sent may be lost; later, when that is out.
     """
     text = steps(row.function)[step].text
-    loads = [Load(world, keyed) for keyed in (False, True)]
+    load = Load(world)
     armed = {
         "CRASH_AT": f"{row.function} {step}",
         "CRASH_COUNT": f"{folder}/count",
         "CRASH_LINGER_S": "0" if times == 1 else "0.05",
     }
     before = world.lines()
-    loads[1].send("checkout")
+    load.buy()
     world.kill(row.process)
     if row.phase == "prune":  # which begins with the process
         age(world, row.process)
@@ -360,8 +296,8 @@ def crash(world: ForkedWorld, row: Row, step: str, times: int, folder: Path) -> 
             work.append(pool.submit(lambda: (time.sleep(HANG_S), action(*arguments))))
 
         def send(kind: str) -> None:
-            for load in loads * 2:  # by turns, so that the first is known: one without a key
-                load.send(kind)
+            for _ in range(4):
+                getattr(load, kind)()
 
         def is_over() -> bool:
             done = all(request.done() for request in work)
@@ -394,8 +330,7 @@ def crash(world: ForkedWorld, row: Row, step: str, times: int, folder: Path) -> 
     eventually(world.is_settled)
     eventually(lambda: row.phase != "prune" or not world.rows(row.process, OLD))
     examine_all(world)
-    for load in loads:
-        load.check()
+    load.check()
     payments = {number for (number,) in world.rows("payment", "SELECT id FROM payment")}
     assert world.lines() == before + Counter(payments - before.keys()) + repeated
 
