@@ -5,8 +5,7 @@ import os
 import random
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from runtime.process.settings import Settings
 from scenarios.servers import PostgresServer
 from shop.app import Shop
 from tests import pairs
-from tests.processes import World
+from tests.processes import World, eventually  # noqa: F401  # tests have it from here
 
 pytest_plugins = ["tests.servers", "tests.drills"]
 
@@ -44,15 +43,6 @@ def free_port() -> int:
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise AssertionError("ports do not end")
-
-
-def eventually(condition: Callable[[], Any], timeout_s: float = 15) -> Any:
-    """Wait until a condition is true, and give its value; fail at the deadline."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_s} s; last: {value!r}"
-        time.sleep(0.01)
-    return value
 
 
 def unlock(end: zmq.Socket[bytes], settings: Settings) -> None:

@@ -33,6 +33,15 @@ MIB = 1024 * 1024
 NOT_INHERITED = {"NO_COLOR", "PYTHONUNBUFFERED"}  # they would hide how a process writes
 
 
+def eventually(condition: Callable[[], Any], timeout_s: float = 15) -> Any:
+    """Wait until a condition is true, and give its value; fail at the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s} s; last: {value!r}"
+        time.sleep(0.01)
+    return value
+
+
 class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
@@ -124,7 +133,7 @@ class World:
             self.wait_until_up(name)
 
     def wait_until_up(self, name: str) -> None:
-        _eventually(lambda: self.alive(name), timeout_s=30)
+        eventually(lambda: self.alive(name), timeout_s=30)
 
     def alive(self, name: str) -> bool:
         """Whether a process answers."""
@@ -157,18 +166,13 @@ class World:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Send a signal that does not end it; to PostgreSQL, each of whose sessions is a process,
-        to all of them.
-        """
-        if name == "database":
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):  # a session that has just ended
-                    if process.name() == "postgres":
-                        process.send_signal(number)
-        elif name in self.servers:
-            self.servers[name].send(number)
-        else:
+        """Let a process stand still, or go on."""
+        if name not in self.servers:
             self.processes[name].send_signal(number)
+        elif number == signal.SIGSTOP:
+            self.servers[name].freeze()
+        else:
+            self.servers[name].thaw()
 
     def pause(self, name: str, for_s: float) -> None:
         """Let a process stand still for a while, as SIGSTOP does."""
@@ -223,7 +227,7 @@ class World:
         new = {"item": {"name": "Millet", "price": 4000}}
         item = self.post("inventory", "/api/item", new).json()
         user = self.post("shop", "/api/user", {"name": "Kesha"}).json()
-        _eventually(lambda: item in self.get("shop", "/api/items"))
+        eventually(lambda: item in self.get("shop", "/api/items"))
         return {"user_id": user["id"], "item_ids": [item["id"]]}
 
     def checkout(self, basket: dict[str, Any], **headers: str) -> str:
@@ -335,9 +339,3 @@ def unread_pipe(reader: str) -> Iterator[int]:
         os.close(target)
         if reader != "gone":
             os.close(source)
-
-
-def _eventually(condition: Callable[[], Any], timeout_s: float = 15) -> Any:
-    from tests.conftest import eventually  # noqa: PLC0415  # conftest imports this module
-
-    return eventually(condition, timeout_s)
