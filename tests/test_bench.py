@@ -203,30 +203,20 @@ def url() -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture(params=["wrk", "threads"])
-def generator(request, monkeypatch):
-    if request.param == "threads":
+@pytest.mark.parametrize("generator", ["wrk", "threads"])
+def test_load_counts_answers(url, generator, monkeypatch):
+    """Each request has a key of its own; a load with errors is none."""
+    if generator == "threads":
         monkeypatch.setattr(load, "WRK", None)
     elif not load.WRK:
         pytest.skip("wrk is not installed")
-
-
-@pytest.mark.usefixtures("generator")
-def test_load_counts_answers(url):
-    """And each request has a key of its own."""
     _Server.keys.clear()
-    told = load.drive(
-        Request("POST", f"{url}/path?a=1", b"right", {"X-Some": "thing"}, has_keys=True), 1
-    )
+    told = load.drive(Request("POST", f"{url}/path?a=1", b"right", {"X-Some": "thing"}, True), 1)
     assert told.answered > 16
     assert told.rate == told.answered / told.seconds
     assert 0 < told.p99_ms < 1000 * told.seconds
     assert None not in _Server.keys
     assert len({*_Server.keys}) == len(_Server.keys) >= told.answered
-
-
-@pytest.mark.usefixtures("generator")
-def test_load_with_errors_is_no_load(url):
     with pytest.raises(Failed, match=r"POST .*: [1-9]\d* of \d+ requests failed"):
         load.drive(Request("POST", url, b"wrong"), 1)
 

@@ -1,6 +1,5 @@
 """Real processes, killed: what was confirmed survives, and each order is paid once."""
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -89,45 +88,6 @@ def test_the_order_of_starts_does_not_matter(world: World, order: str) -> None:
         eventually(lambda name=name: world.ask(name, "GET", "/readyz").status == 200)
     order_id = world.checkout(world.stock())
     eventually(lambda: world.is_paid(order_id))
-
-
-@on_servers
-def test_all_go_on_after_an_outage_of_the_database(world: World) -> None:
-    """PostgreSQL down: they say so, to whom asks for it, and in a line; back: all goes on."""
-    world.start(*ALL)
-    basket = world.stock()
-    eventually(world.is_drained)
-    asked = {
-        "inventory": ("/api/item", HONEY, "/api/items"),
-        "shop": ("/api/checkout", basket, "/api/orders?user_id=1"),
-        "payment": ("/api/payment", {"user_id": 1, "price": 7}, "/api/payments"),
-    }
-    world.kill("database")
-    for name, (path, body, list_path) in asked.items():
-        for answer in (
-            world.post(name, path, body, Idempotency_Key=name),
-            world.post(name, path, body),
-            world.ask(name, "GET", list_path),
-        ):
-            assert answer.status == 503, (name, answer)
-            assert answer.headers["Content-Type"] == "application/problem+json"
-            assert int(answer.headers["Retry-After"]) > 0
-        ready = world.ask(name, "GET", "/readyz")
-        assert (ready.status, ready.json()["database"]) == (503, "down")
-        assert re.fullmatch(r".*refused.*", ready.json()["problem"]), ready
-        assert world.ask(name, "GET", "/livez").status == 200
-        assert world.ask(name, "GET", "/metrics").status == 200
-
-    world.start("database")
-    for name, (path, body, _) in asked.items():
-        eventually(lambda name=name: world.ask(name, "GET", "/readyz").status == 200)
-        assert world.post(name, path, body, Idempotency_Key=name).status == 201
-    (order,) = world.get("shop", "/api/orders?user_id=1")
-    eventually(lambda: world.is_paid(order["id"]) and world.is_drained())
-    assert len(world.get("inventory", "/api/items")) == 2
-    assert len(world.get("payment", "/api/payments")) == 2
-    for name in SERVICES:
-        assert "Traceback" not in world.output(name, "stderr")
 
 
 def deleted(path: Path) -> None:
@@ -241,28 +201,6 @@ def back_up(world: World, name: str) -> Callable[[], None]:
         shutil.copytree(backup, world.settings.data_dir, dirs_exist_ok=True)
 
     return restore
-
-
-@on_servers
-def test_a_restored_backup_pays_nothing_again(world: World) -> None:
-    """An older file of payment: it has forgotten a payment, and must not make it once more."""
-    world.start(*ALL)
-    basket = world.stock()
-    first = world.checkout(basket)
-    eventually(lambda: world.is_paid(first) and world.is_told("payment"))
-    world.kill("payment")
-    restore = back_up(world, "payment")
-
-    world.start("payment")
-    second = world.checkout(basket)
-    eventually(lambda: world.is_paid(second) and world.is_told("payment"))
-    world.kill("payment")
-    restore()
-
-    world.start("payment")
-    eventually(lambda: world.ask("payment", "GET", "/readyz").status == 503)
-    assert len(world.get("payment", "/api/payments")) == 1
-    assert len(world.output("payment").splitlines()) == 2
 
 
 @on_servers

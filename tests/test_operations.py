@@ -309,31 +309,28 @@ def test_a_reader_goes_back_where_its_writer_was_restored(operator: Operator, wo
     assert len(paid) == len(set(paid)) == 8
 
 
-@pytest.mark.parametrize("again", [True, False])
-def test_payment_and_the_journal_are_both_lost(
-    operator: Operator, world: World, again: bool
-) -> None:
+def test_payment_and_the_journal_are_both_lost(operator: Operator, world: World) -> None:
     """All orders are paid after a word, perhaps again; or none of those that there were."""
     world.start(*ALL)
     world.stock()
     orders = sell(world)
-    world.lose("payment")
-    world.lose("broker")
-    world.start("broker", "payment")
-    told = problem(world, "payment", "cannot know")
-    if again:
-        word = "python -m payment place orders 00000000000000000000000000000000:0"
-        assert word in told
-        operator.types("python -m payment place orders 00000000000000000000000000000000:0")
-    else:
-        last = world.rows("shop", "SELECT body FROM outbox ORDER BY sequence DESC LIMIT 1")
-        place = json.loads(last[0][0])["id"]
-        operator.types("python -m payment place orders PLACE", PLACE=place)
-        orders = []
-    eventually(lambda: ready(world, "payment"))
-    orders += sell(world)
-    paid = [each["order_id"] for each in world.get("payment", "/api/payments")]
-    assert paid[::-1] == orders
+    word = "python -m payment place orders 00000000000000000000000000000000:0"
+    for again in (True, False):
+        world.lose("payment")
+        world.lose("broker")
+        world.start("broker", "payment")
+        assert word in problem(world, "payment", "cannot know")
+        if again:
+            operator.types("python -m payment place orders 00000000000000000000000000000000:0")
+        else:
+            last = world.rows("shop", "SELECT body FROM outbox ORDER BY sequence DESC LIMIT 1")
+            place = json.loads(last[0][0])["id"]
+            operator.types("python -m payment place orders PLACE", PLACE=place)
+            orders = []
+        eventually(lambda: ready(world, "payment"))
+        orders += sell(world)
+        paid = [each["order_id"] for each in world.get("payment", "/api/payments")]
+        assert paid[::-1] == orders
 
 
 def test_new_databases_that_were_made_under_an_older_clock(
