@@ -124,31 +124,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.chaos
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_full_file_system(small_disk: Path, world: World, load: Load, killed: bool) -> None:
-    """All databases on one full disk, three times: all is well when there is space again.
-
-    Even if everything is killed while it is full.
-    """
-    ballast = small_disk / "ballast"
-    for _ in range(3):
-        load.refused.clear()
-        with load.running():
-            load.advance()
-            fill(small_disk)
-            eventually(lambda: load.refused.keys() == set(SERVICES), timeout_s=30)
-            assert unready(world) == set(SERVICES)
-            if killed:
-                world.kill(*ALL)
-            ballast.unlink()
-            if killed:
-                world.start(*ALL)
-            load.advance()
-        load.check(within_s=10)
-
-
 def fill(disk: Path) -> Path:
     """Leave no room on a disk; gives the file to be deleted when there shall be some again."""
     ballast = disk / "ballast"

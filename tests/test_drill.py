@@ -254,63 +254,46 @@ def test_a_system_of_its_own_uses_none_of_the_users_servers(
     assert (told.broker_replicas, told.broker_credentials) == (1, None)
 
 
-class Copies(System):
-    """Two copies of each service that answer what they are told to; ``asked`` has each request."""
+@pytest.mark.parametrize(
+    ("database_url", "keyed", "answers", "outcome"),
+    [
+        (None, False, [None], UNANSWERED),
+        (None, False, [503], REFUSED),
+        ("postgresql://server/payment", False, [503], UNANSWERED),  # it may have been committed
+        ("postgresql://server/payment", False, [422], REFUSED),
+        ("postgresql://server/payment", False, [201], CONFIRMED),
+        (None, True, [None, 503, None, 201], CONFIRMED),
+        (None, False, [500], REFUSED),
+    ],
+)
+def test_a_request_is_made_once_or_with_a_key_until_it_is_answered(
+    database_url: str | None,
+    keyed: bool,
+    answers: list[int | None],
+    outcome: Outcome,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By one copy after the other; an unexpected error is a complaint."""
+    settings = free_settings(tmp_path).model_copy(update={"payment_database_url": database_url})
+    system = System(tmp_path, settings, settings)
+    asked, left = [], [*answers]
 
-    def __init__(self, folder: Path, database_url: str | None, *answers: int | None) -> None:
-        settings = free_settings(folder).model_copy(update={"payment_database_url": database_url})
-        super().__init__(folder, settings, settings)
-        self.answers = list(answers)
-        self.asked: list[tuple[str, str | None]] = []
-
-    def ask(self, name: str, *request: Any, **options: Any) -> Answer:
-        *_, headers = request
-        self.asked.append((name, headers.get("Idempotency-Key")))
-        if (status := self.answers.pop(0)) is None:
+    def ask(name: str, *request: Any) -> Answer:
+        asked.append((name, request[-1].get("Idempotency-Key")))
+        if (status := left.pop(0)) is None:
             raise ConnectionRefusedError
         return Answer(status, b'{"id": 1}')
 
-
-def pay(system: System, keyed: bool) -> Outcome:
+    monkeypatch.setattr(system, "ask", ask)
     load = Load(system, 1)
     body = {"user_id": 1, "price": 1}
     request = load._send("payments", "payment", "POST", "/api/payment", body, keyed)
-    assert load.requests == [request]
-    return request.outcome
-
-
-def test_a_request_with_a_key_goes_to_another_copy(tmp_path: Path) -> None:
-    """Until one answers; the key is the same."""
-    system = Copies(tmp_path, None, None, 503, None, 201)
-    assert pay(system, keyed=True) is CONFIRMED
-    assert [name for name, _ in system.asked] == ["payment", "payment-2"] * 2
-    assert len({key for _, key in system.asked}) == 1
-
-
-@pytest.mark.parametrize(
-    ("database_url", "answer", "outcome"),
-    [
-        (None, None, UNANSWERED),
-        (None, 503, REFUSED),
-        ("postgresql://server/payment", 503, UNANSWERED),
-        ("postgresql://server/payment", 422, REFUSED),
-        ("postgresql://server/payment", 201, CONFIRMED),
-    ],
-)
-def test_a_request_without_a_key_is_made_once(
-    tmp_path: Path, database_url: str | None, answer: int | None, outcome: Outcome
-) -> None:
-    """A server may have ended in a commit: nobody knows what a 503 then means."""
-    system = Copies(tmp_path, database_url, answer)
-    assert pay(system, keyed=False) is outcome
-    assert system.complaints == []
-
-
-def test_an_unexpected_error_is_a_complaint(tmp_path: Path) -> None:
-    system = Copies(tmp_path, None, 500)
-    pay(system, keyed=False)
-    (complaint,) = system.complaints
-    assert complaint.startswith("payment has answered /api/payment with Answer(status=500")
+    assert (load.requests, request.outcome, left) == ([request], outcome, [])
+    assert [name for name, _ in asked] == (["payment", "payment-2"] * 2)[: len(answers)]
+    assert {key for _, key in asked} == {request.id if keyed else None}
+    complaints = [line for line in system.complaints if "Answer(status=500" in line]
+    assert len(complaints) == len(system.complaints) == answers.count(500)
 
 
 def test_servers_that_are_missing(

@@ -1,7 +1,6 @@
 """Everything started by one command, and ended by one signal, whatever happens in between."""
 
 import json
-import os
 import re
 import signal
 import socket
@@ -200,23 +199,6 @@ def test_a_child_that_hangs_is_ended_too(world: World) -> None:
     process = start_all(world, "--without", "payment")
     assert set(world.children(process)) == {"broker", "inventory", "shop"}
     world.children(process)["shop"].suspend()
-    stop(world, process)
-
-
-def test_a_reader_that_goes_away(world: World) -> None:
-    """Whoever read its lines may leave: the shop works on, and ends in order."""
-    source, target = os.pipe()
-    process = world.run(RUN_ALL, stdout=target, stderr=target)
-    os.close(target)
-    with os.fdopen(source, "rb") as reader:
-        assert reader.readline()
-    for name in SERVICES:
-        eventually(lambda name=name: world.alive(name))
-    basket = world.stock()
-    for _ in range(150):  # so many log lines are more than a pipe holds
-        order = world.checkout(basket, X_Request_ID="x" * 128)
-    eventually(lambda: world.is_paid(order))
-    assert set(world.children(process)) == set(ALL)
     stop(world, process)
 
 

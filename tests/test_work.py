@@ -15,7 +15,6 @@ from falcon.testing import TestClient
 from broker.journal import Journal
 from inventory.app import Inventory
 from inventory.items import NewStatus, ToCreate
-from messaging.event import Fact, document
 from messaging.publisher import Publisher
 from messaging.transports.wire import START, Ack, Message, Place, Run
 from payment.app import Payment
@@ -25,13 +24,11 @@ from runtime.storage.writer import commit
 from runtime.web.once import Answer, Change, Key, created, once
 from shop.app import Shop
 from shop.orders import Checkout, PaidOrder
-from tests.messaging.conftest import single
 from tests.rules import checkout, create_item, orders_of
 from tests.shop.conftest import EPOCH, stocked  # noqa: F401  # a fixture, asked for by its name
 
 LISTS = [1, 8, 256]
 NOON = "2026-11-23T12:00:00.000Z"
-ORDER = "0b5e6f0a-3c1d-4a57-9a59-0c6b5c9a{:04x}"
 
 
 @contextmanager
@@ -142,28 +139,6 @@ def test_orders_that_have_not_changed_are_not_put_together(stocked: Shop) -> Non
     with statements(stocked.database) as told:
         client.simulate_get(path, headers={"If-None-Match": first.headers["ETag"]})
     assert told == ["SELECT"]
-
-
-def test_what_waits_is_applied_in_one_commit(payment: Payment) -> None:
-    """Of many orders that have piled up, in no more statements than one."""
-    count = 200
-    epoch = bytes(7) + bytes([1]) + bytes(8)
-
-    def placed(number: int) -> Run:
-        order = {"order_id": ORDER.format(number), "user_id": 1, "price": 300, "items": []}
-        place = Place(epoch, number)
-        body = document("/shop", place, "order.placed", Fact(order["order_id"], NOON, order))
-        return single("orders", place, body)
-
-    reader = payment.exchange._readers["orders"]
-    reader.place = Place(epoch, 0)
-    for number in range(1, count + 1):
-        reader.receive(placed(number))
-    with statements(payment.database) as told:
-        reader.apply()
-    assert len(payment.payments.all()) == count
-    assert told.count("COMMIT") == 1
-    assert len(told) == 8
 
 
 @pytest.mark.parametrize("number", LISTS)
