@@ -25,7 +25,7 @@ from runtime.process.output import complain
 from runtime.process.settings import Settings, load_settings
 from runtime.process.signals import ended_by_signals
 from runtime.storage import migrate_to
-from runtime.storage.database import database_of
+from runtime.storage.factory import database_of
 from runtime.web.server import HttpServer
 from runtime.web.shell import App, http_app, on_first_request, probe_app
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from messaging.transports.wire import EPOCH_BYTES
 from runtime.process.clock import timestamp
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 
 PACKAGES = {
     "broker": ("broker",),

@@ -35,7 +35,8 @@ from messaging.transports.wire import (
 )
 from runtime.process.clock import Complaints
 from runtime.process.errors import StartError
-from runtime.storage.database import SqliteFile, is_unreadable
+from runtime.storage.database import is_unreadable
+from runtime.storage.sqlite import SqliteFile
 
 log = structlog.get_logger(__name__)
 

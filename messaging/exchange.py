@@ -18,8 +18,9 @@ from messaging.publisher import Publisher
 from messaging.rest import Rest
 from messaging.transports.forwarder import ForwarderTransport, Transport
 from messaging.transports.wire import Ack, Message, Refuse, Replay, Run, topic
+from runtime.process.extras import optional
 from runtime.process.settings import Settings
-from runtime.storage.database import Database, adapter, is_outage
+from runtime.storage.database import Database, is_outage
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,7 @@ def transport(
 ) -> Transport:
     """The transport of a service that writes one stream, or none, and reads some."""
     if settings.broker_url:
-        jetstream = adapter("messaging.transports.jetstream")
+        jetstream = optional("messaging.transports.jetstream")
         return jetstream.JetStreamTransport(settings, reader, writes, reads)  # type: ignore[no-any-return]
     topics = [topic(Replay, reader), *(topic(Run, stream) for stream in reads)]
     topics += [topic(Ack, writes), topic(Refuse, writes)] if writes else []

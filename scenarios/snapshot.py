@@ -12,8 +12,9 @@ from messaging.exchange import transport
 from messaging.follower import Follower
 from messaging.transports.wire import START, Place
 from runtime.process.settings import Settings
-from runtime.storage.database import SqliteFile, database_of
+from runtime.storage.factory import database_of
 from runtime.storage.migrate_to import copy
+from runtime.storage.sqlite import SqliteFile
 from scenarios.invariants import WRITERS
 
 MODELS = (inventory.tables, shop.tables, payment.tables)

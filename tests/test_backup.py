@@ -3,15 +3,16 @@
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+import runtime.backup
 from bench.filling import make
 from runtime.backup import backup, nobody_commits
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from scenarios.invariants import READERS, WRITERS
 from tests.conftest import eventually
 from tests.load import Load
@@ -162,3 +163,31 @@ def test_no_database_takes_anything_between_the_snapshots(tmp_path: Path) -> Non
                 pytest.raises(sqlite3.OperationalError, match="locked"),
             ):
                 writer.execute("BEGIN IMMEDIATE")
+
+
+def test_the_snapshots_begin_while_nobody_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every writer waits before the first snapshot, and until the last one is begun."""
+    for name in ("payment", "shop"):
+        SqliteFile(tmp_path / "data" / f"{name}.db", "messaging").open()
+    diary: list[str] = []
+    transaction, moment = runtime.backup._transaction, runtime.backup.nobody_commits
+
+    @contextmanager
+    def noted(path: Path, kind: str) -> Iterator[sqlite3.Connection]:
+        with transaction(path, kind) as connection:
+            diary.append(kind)
+            yield connection
+
+    @contextmanager
+    def noted_moment(paths: list[Path]) -> Iterator[None]:
+        diary.clear()
+        with moment(paths):
+            yield
+            diary.append("end")
+
+    monkeypatch.setattr(runtime.backup, "_transaction", noted)
+    monkeypatch.setattr(runtime.backup, "nobody_commits", noted_moment)
+    backup(tmp_path / "data", tmp_path / "copy")
+    assert diary == ["IMMEDIATE", "IMMEDIATE", "DEFERRED", "DEFERRED", "end"]

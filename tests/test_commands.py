@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,21 @@ def test_a_command_without_a_database(world: World) -> None:
     line = f"shop: there is no {path}: is DATA_DIR right?\n"
     assert (ended.returncode, ended.stderr) == (1, line)
     assert not path.exists()
+
+
+def test_a_command_on_a_damaged_file(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """SQLite's own error, which comes while rows are read, is a line, too."""
+
+    def run(*_: object) -> int:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    Shop(settings).database.open()
+    monkeypatch.setenv("DATA_DIR", str(settings.data_dir))
+    monkeypatch.setattr("service.configure_logs", lambda *_: None)
+    assert Shop._run_command(argparse.Namespace(run=run)) == 1
+    assert capfd.readouterr().err == "shop: database disk image is malformed\n"
 
 
 def run_here(*command: str) -> int:

@@ -41,7 +41,7 @@ class Row(NamedTuple):
 TABLE = [  # a function that is added here has its steps tried, and is a failure if it is missing
     Row("emit", "shop", "buy", "shop.orders:Orders.checkout"),
     Row("emit", "shop", "buy", "messaging.outbox:Outbox.emit"),
-    Row("emit", "shop", "buy", "runtime.storage.database:SqliteFile.write"),
+    Row("emit", "shop", "buy", "runtime.storage.sqlite:SqliteFile.write"),
     Row("emit", "shop", "buy", "runtime.storage.writer:commit"),
     Row("emit", "shop", "buy", "runtime.storage.writer:Writer._serve"),
     Row("emit", "shop", "buy", "runtime.web.once:once"),

@@ -12,8 +12,8 @@ import pytest
 
 from examples.loyalty import Loyalty
 from runtime import ROOT
+from runtime.process.locks import locked
 from runtime.process.settings import Settings
-from runtime.storage.database import locked
 from tests.conftest import eventually
 from tests.processes import ALL, World
 from tests.programs import program

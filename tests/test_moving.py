@@ -29,7 +29,7 @@ CHANGED = """if True:
     import os, runpy, signal, sys
     import runtime.process.progress as progress
     import runtime.storage.migrate_to as moving
-    from runtime.storage.database import SqliteFile
+    from runtime.storage.sqlite import SqliteFile
 
     def end(number):
         return lambda *_: os.kill(os.getpid(), number)

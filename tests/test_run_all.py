@@ -266,3 +266,10 @@ def test_arguments_of_the_drill(
 def test_no_broker_is_started_beside_nats(world: World) -> None:
     """``python -m broker`` says why."""
     assert "BROKER_URL" in cannot_start(world, "broker", 1, BROKER_URL="nats://127.0.0.1:4222")
+
+
+def test_the_addresses_are_shown_where_one_cannot_start(world: World) -> None:
+    world.settings.data_dir.joinpath("payment.db").mkdir()
+    process = start_all(world)
+    assert "payment ended with exit code 1" in world.output("run_all")
+    stop(world, process)

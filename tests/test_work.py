@@ -19,7 +19,7 @@ from messaging.publisher import Publisher
 from messaging.transports.wire import START, Ack, Message, Place, Run
 from payment.app import Payment
 from payment.payments import Pay
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from runtime.storage.writer import commit
 from runtime.web.once import Answer, Change, Key, created, once
 from shop.app import Shop

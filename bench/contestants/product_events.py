@@ -25,7 +25,7 @@ from messaging.transports.wire import Ack, Message
 from runtime.process.clock import timestamp
 from runtime.process.logs import configure_logs
 from runtime.process.settings import load_settings
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 
 BATCH = IN_FLIGHT // 4
 ENVELOPE_BYTES = 300  # of an event's document, around its data

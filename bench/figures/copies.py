@@ -17,8 +17,10 @@ from bench.processes import Processes, wait_until
 from bench.sales import checkout
 from bench.system import System
 from bench.turns import FLUSHED, Contestant, Effort, take_turns
-from runtime.storage.database import Database, SqliteFile, server
+from runtime.storage.database import Database
+from runtime.storage.factory import server
 from runtime.storage.migrate_to import copy
+from runtime.storage.sqlite import SqliteFile
 from scenarios.servers import HOST, NatsServer, PostgresServer, missing
 from scenarios.system import free_ports
 

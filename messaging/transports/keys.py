@@ -14,7 +14,7 @@ from zmq.auth import load_certificate
 from zmq.utils import z85
 
 from runtime.process.errors import StartError, start_error
-from runtime.storage.database import locked
+from runtime.process.locks import locked
 
 
 class KeyPair(NamedTuple):

@@ -26,7 +26,9 @@ from runtime.process.errors import StartError
 from runtime.process.output import deliver
 from runtime.process.progress import Progress
 from runtime.process.settings import checked_database_url, without_password
-from runtime.storage.database import Database, SqliteFile, Table, server
+from runtime.storage.database import Database, Table
+from runtime.storage.factory import server
+from runtime.storage.sqlite import SqliteFile
 
 SHOWN_ROWS = 1000  # between two looks at whether it is time to show the progress
 LOW_BITS = 2**31 - 1  # of a number: the sum of whole numbers may be too large for SQLite

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError, to_json
 
 from runtime.process.fields import MAX_ID
 from runtime.storage.database import Database
-from runtime.web.shell import etag_of, send
+from runtime.web.caching import etag_of, send
 
 MAX_ROWS = 1000  # of an answer, unless the list is kept whole
 LOOK_INTERVAL_S = 0.01

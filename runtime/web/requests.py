@@ -12,10 +12,10 @@ from spectree.plugins.falcon_plugin import FalconPlugin
 
 from runtime import VERSION
 from runtime.process.errors import FieldError, Refused
+from runtime.web.caching import etag_of, send
 from runtime.web.once import submit
 from runtime.web.openapi import Document
 from runtime.web.problem import MAX_BODY_BYTES, Problem
-from runtime.web.shell import etag_of, send
 
 
 class _Checker(FalconPlugin):

@@ -1,11 +1,9 @@
-"""The HTTP shell of every service: problem+json, request ids, health, metrics and documents."""
+"""The HTTP shell of every service: problem+json, request ids, health and metrics."""
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, partial
-from importlib.metadata import distribution
+from functools import cache
 from pathlib import Path
 from random import getrandbits
 from types import MappingProxyType
@@ -28,7 +26,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from pydantic_core import to_json
 
-from runtime import ROOT, VERSION
+from runtime import VERSION
 from runtime.process.errors import FieldError, NotFound, Refused, StartError, Unavailable, one_line
 from runtime.process.fields import MAX_ID
 from runtime.process.logs import REQUEST_ID, configure_logs
@@ -36,6 +34,7 @@ from runtime.process.settings import Settings, load_settings
 from runtime.storage.database import Database, is_outage
 from runtime.web import problem
 from runtime.web.problem import MAX_BODY_BYTES
+from runtime.web.static import PAGE_POLICY, POLICY, Document, add_pages
 
 if TYPE_CHECKING:
     from spectree import SpecTree  # the broker does without it
@@ -48,16 +47,7 @@ PROBES = {  # they answer without a database, too: summary, media type and statu
     "/readyz": ("Report readiness, and what is waiting.", falcon.MEDIA_JSON, [200, 503]),
     "/metrics": ("Serve metrics to Prometheus.", falcon.MEDIA_TEXT, [200]),
 }
-POLICY = "Content-Security-Policy"  # W3C CSP 3
-NOT_FRAMED = "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
-PAGE_POLICY = f"default-src 'self'; {NOT_FRAMED}"
-DOCS_POLICY = (  # Swagger UI styles its elements one by one, and its icons are in its style sheet
-    f"default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; {NOT_FRAMED}"
-)
 METHODS = {"GET", "HEAD", "POST", "PUT"}  # others are counted together
-SHARED = ROOT / "runtime" / "web" / "static"  # the files that all pages share
-SWAGGER = {"/docs/swagger-ui.js": "swagger_bundle.js", "/docs/swagger-ui.css": "swagger_style.css"}
-REFERENCE = re.compile(rb"/(?:shared|static)/[\w.-]+")  # from one file of a page to another
 App = falcon.App[falcon.Request, falcon.Response]
 
 
@@ -96,82 +86,18 @@ def http_app(
     database: Database,
     probed: Probed,
     api: "SpecTree",
-    static: Path,
+    page: Path,
     facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> App:
     """Make a service's app, with everything but its own routes.
 
-    ``static`` is the folder of its page; ``/shared`` has the files that all pages share, and the
-    ``facts`` that their scripts import.
+    ``page`` is the folder of its page, and its scripts can import the ``facts``.
     """
     app = probe_app(database, probed)
-    app.add_route("/openapi.json", _Document(falcon.MEDIA_JSON, lambda: to_json(api.spec)))
-    known = {"/shared/facts.js": b"export default %b;\n" % to_json({**facts})}
-    files = _linked(known | _read_files({"/shared": SHARED, "/static": static}))
-    types = app.resp_options.static_media_types
-    for path in files:
-        media_type = types.get(Path(path).suffix, "application/octet-stream")
-        app.add_route(path, _Document(media_type, partial(files.__getitem__, path)))
-    for path, file in {"/": "/static/index.html", "/docs": "/shared/docs.html"}.items():
-        policy = DOCS_POLICY if path == "/docs" else PAGE_POLICY
-        app.add_route(path, _Document(falcon.MEDIA_HTML, partial(files.__getitem__, file), policy))
-    swagger = Path(str(distribution("offapi").locate_file("offapi")))
-    for path, name in SWAGGER.items():
-        app.add_route(path, _Document(types[Path(path).suffix], (swagger / name).read_bytes))
+    app.add_route("/openapi.json", Document(falcon.MEDIA_JSON, lambda: to_json(api.spec)))
+    add_pages(app, page, facts)
     api.app = app
     return app
-
-
-def _read_files(folders: dict[str, Path]) -> dict[str, bytes]:
-    """The files of a page by path."""
-    return {
-        f"{prefix}/{file.name}": file.read_bytes()
-        for prefix, folder in folders.items()
-        for file in folder.iterdir()
-        if file.is_file()
-    }
-
-
-def _linked(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The files, with a hash of its content in each reference to one of them.
-
-    So a new page never runs an old script that a browser has kept.
-    """
-
-    def linked(path: str) -> bytes:
-        return REFERENCE.sub(lambda found: name(found[0]), files[path])
-
-    def name(path: bytes) -> bytes:
-        return path + b"?v=" + etag_of(linked(path.decode()))[:12].encode()
-
-    return {path: linked(path) for path in files}
-
-
-def etag_of(content: bytes) -> str:
-    """The entity tag of an answer's content."""
-    return hashlib.sha256(content).hexdigest()[:32]
-
-
-def send(
-    req: falcon.Request,
-    resp: falcon.Response,
-    etag: str,
-    make: Callable[[], bytes],
-    private: bool = False,
-) -> None:
-    """Answer with content that caches may keep, but must revalidate each time.
-
-    A client that has it already gets 304, and ``make`` is not called. A ``private`` answer is one
-    user's, which no shared cache may keep (RFC 9111, 5.2.2.7).
-    """
-    resp.set_header("Cache-Control", "private, no-cache" if private else "no-cache")
-    resp.etag = etag
-    asked = req.get_header("If-None-Match", default="")
-    if asked.strip() == "*" or etag in (req.if_none_match or ()):  # falcon takes "*" for *
-        resp.status = falcon.HTTP_304
-        resp.delete_header("Content-Type")
-    else:
-        resp.data = make()
 
 
 class _Router(CompiledRouter):
@@ -270,23 +196,6 @@ def _any_error(
         case _:
             log.exception("unexpected error", path=req.path)
             _problem(req, resp, 500, "The error was logged under this answer's X-Request-ID.")
-
-
-class _Document:
-    """A resource that seldom changes; each request makes it, and nothing keeps it."""
-
-    def __init__(
-        self, content_type: str, make: Callable[[], bytes], policy: str = PAGE_POLICY
-    ) -> None:
-        self._content_type = content_type
-        self._make = make
-        self._policy = policy
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        content = self._make()
-        resp.content_type = self._content_type
-        resp.set_header(POLICY, self._policy)
-        send(req, resp, etag_of(content), lambda: content)
 
 
 class _Report:

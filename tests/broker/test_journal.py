@@ -18,7 +18,7 @@ from messaging.transports.forwarder import Peer
 from messaging.transports.wire import START, Ack, Message, Place, Refuse, Replay, Run, Want, digest
 from runtime import ROOT
 from runtime.process.errors import StartError
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from tests.messaging.conftest import fail_after_commit, single
 
 OLDER, EPOCH, NEWER = (bytes([*range(15), number]) for number in (1, 2, 3))

@@ -15,7 +15,7 @@ from messaging.outbox import Outbox
 from messaging.transports.forwarder import Transport
 from messaging.transports.wire import Place, Run
 from runtime.process.settings import Settings
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 
 OLDER, EPOCH, NEWER = (bytes([*range(15), number]) for number in (1, 2, 3))
 NOON = "2026-11-23T12:00:00.000Z"

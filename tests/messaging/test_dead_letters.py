@@ -8,7 +8,7 @@ from messaging.recovery import set_place
 from messaging.tables import DeadLetter, Inbox
 from messaging.transports.wire import START, Place
 from runtime.process.errors import NotFound
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from tests.messaging.conftest import EPOCH, effects, live
 
 

@@ -24,7 +24,7 @@ from messaging.transports.wire import (
     pack,
     topic,
 )
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from shop.app import Shop
 from tests.conftest import eventually
 from tests.messaging.conftest import Numbers, single

@@ -27,7 +27,7 @@ from messaging.transports.wire import (
     digest,
 )
 from runtime.process.clock import timestamp
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from tests.messaging.conftest import Clock, effects, single
 
 HOUR = timedelta(hours=1)

@@ -7,7 +7,7 @@ import pytest
 from messaging.event import EventTooLarge, Fact, previous
 from messaging.outbox import Outbox
 from messaging.transports.wire import Place, digest
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from tests.messaging.conftest import NOON, emit
 
 

@@ -6,7 +6,7 @@ from messaging.outbox import Outbox
 from messaging.publisher import Publisher
 from messaging.transports.wire import NO_DIGEST, START, Place, Run, digest
 from runtime.process.errors import Unavailable
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from tests.messaging.conftest import NEWER, NOON, OLDER, Clock, emit, single
 
 

@@ -12,7 +12,7 @@ import messaging.retention
 from messaging.retention import IDLE_S, STEP_INTERVAL_S, STEP_ROWS, Retention
 from messaging.tables import Head, Inbox, Outbox
 from runtime.process.clock import timestamp
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from runtime.storage.tables import KeptAnswer
 from tests.conftest import eventually
 from tests.messaging.conftest import EPOCH

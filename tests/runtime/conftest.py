@@ -14,7 +14,9 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 
 from runtime.process.logs import REQUEST_ID
-from runtime.storage.database import Database, SqliteFile, server
+from runtime.storage.database import Database
+from runtime.storage.factory import server
+from runtime.storage.sqlite import SqliteFile
 from runtime.web.server import HttpServer
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from falcon import Request, Response
 from falcon.testing import TestClient
 
 from runtime import ROOT
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from runtime.web.lists import IdPage, KeptList
 from runtime.web.requests import documented
 from runtime.web.shell import http_app

@@ -1,10 +1,12 @@
 """What either database keeps, and the SQLite file: durable, with one writer at a time."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -13,8 +15,11 @@ import peewee
 import pytest
 
 import runtime.storage.database
+import runtime.storage.sqlite
+from runtime import ROOT
 from runtime.process.errors import StartError
-from runtime.storage.database import ROOT, SqliteFile, Table, is_outage
+from runtime.storage.database import Table, is_outage
+from runtime.storage.sqlite import SqliteFile
 from tests.runtime.conftest import Copy, in_threads, note, notes
 
 
@@ -52,7 +57,7 @@ def test_there_is_one_writer_at_a_time(
 ) -> None:
     """Writers of one process wait for each other, and never meet SQLite's own lock."""
     with monkeypatch.context() as without_patience:
-        without_patience.setattr(runtime.storage.database, "BUSY_TIMEOUT_S", 0)
+        without_patience.setattr(runtime.storage.sqlite, "OPEN_TIMEOUT_S", 0)
         impatient = SqliteFile(database.path, "runtime")
     note(database, 0)
 
@@ -156,7 +161,7 @@ def test_a_file_that_cannot_be_opened_is_one_line(
 def test_a_file_has_one_process(database: SqliteFile, tmp_path: Path) -> None:
     """Who comes second is refused, until the first has ended, however it did."""
     code = (
-        "import sys; from pathlib import Path; from runtime.storage.database import SqliteFile; "
+        "import sys; from pathlib import Path; from runtime.storage.sqlite import SqliteFile; "
         "SqliteFile(Path(sys.argv[1]), 'runtime').claim(); print('mine', flush=True); input()"
     )
     with subprocess.Popen(
@@ -227,3 +232,26 @@ def test_migrations_make_what_the_models_say(package: str, tmp_path: Path) -> No
 )
 def test_an_outage_is_told_from_wrong_data(error: Exception, outage: bool) -> None:
     assert is_outage(error) is outage
+
+
+def test_a_transaction_that_cannot_begin_holds_up_nobody(
+    database: SqliteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program has the file: once it has gone, the next transaction begins at once."""
+    monkeypatch.setattr(runtime.storage.sqlite, "OPEN_TIMEOUT_S", 0)
+    monkeypatch.setattr(runtime.storage.database, "BUSY_TIMEOUT_S", 0)
+    ours = SqliteFile(database.path, "runtime")
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(peewee.OperationalError, match="locked"), ours.write():
+            pytest.fail("there are two writers")
+    note(ours, "begun")
+    assert notes(ours) == ["begun"]
+    ours.close()
+
+
+def test_the_first_of_several_errors_is_raised(database: SqliteFile) -> None:
+    """On a full disk SQLite has rolled back by itself, and there is nothing to roll back."""
+    with pytest.raises(peewee.OperationalError, match="disk is full"), database.write():
+        database.run("ROLLBACK")
+        raise peewee.OperationalError("database or disk is full")

@@ -19,7 +19,7 @@ from falcon.testing import TestClient, create_environ
 from runtime import ROOT
 from runtime.process.errors import FieldError, NotFound, Refused, StartError
 from runtime.process.logs import REQUEST_ID
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from runtime.web.problem import MAX_BODY_BYTES
 from runtime.web.requests import documented
 from runtime.web.shell import http_app
@@ -482,7 +482,7 @@ def test_a_new_page_names_new_files(
     own, common = tmp_path / "own", tmp_path / "common"
     shutil.copytree(ROOT / "shop" / "static", own)
     shutil.copytree(ROOT / "runtime" / "web" / "static", common)
-    monkeypatch.setattr("runtime.web.shell.SHARED", common)
+    monkeypatch.setattr("runtime.web.static.SHARED", common)
 
     def loaded() -> set[str]:
         """All that the page loads."""

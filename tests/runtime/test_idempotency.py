@@ -14,7 +14,7 @@ from peewee import IntegrityError
 
 from runtime import ROOT
 from runtime.process.errors import FieldError, Refused, ShopError
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 from runtime.storage.tables import KeptAnswer
 from runtime.storage.writer import commit
 from runtime.web.once import Answer, Change, Key, created, once, submit
@@ -253,3 +253,14 @@ def test_a_list_that_fails_is_undone_and_each_is_done_alone(
     assert [each.location for each in (first, last)] == ["/notes/1", "/notes/2"]  # type: ignore[union-attr]
     assert notes(database) == ["1", "3"]
     assert answers(resource, ("a", 1), ("c", 3)) == [first, last]
+
+
+def test_a_key_that_comes_twice_in_a_list_undoes_nothing(
+    resource: Notes, database: SqliteFile
+) -> None:
+    """Nobody else's change is to be made again for it."""
+    change = resource.change(1)._replace(key=Key.of("/notes", "k", 1))
+    with database.write():
+        first, second = once(database, [change, change])
+    assert first == second
+    assert notes(database) == ["1"]

@@ -5,14 +5,16 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
 import structlog
 
+from runtime import ROOT
+from runtime.process import logs
 from runtime.process.logs import REQUEST_ID, configure_logs
 from runtime.process.settings import Settings
-from runtime.storage.database import ROOT
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 LEVELS = ["debug", "info", "warning", "error"]
@@ -145,3 +147,14 @@ def test_a_name_that_is_not_utf_8_is_logged_as_json_too(capfd: pytest.CaptureFix
     structlog.get_logger("x").info("opened", file="\udcff.db")
     (line,) = json_lines(capfd)
     assert line["file"] == "\udcff.db"
+
+
+def test_lines_that_nobody_reads_are_dropped_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(logs, "say", lambda *_: released.wait(10))
+    monkeypatch.setattr(logs, "MAX_WAITING", 10)
+    lines = logs._Lines()
+    for _ in range(logs.BATCH_LINES + 20):
+        lines.put("line")
+    assert lines._waiting.qsize() <= 10
+    released.set()

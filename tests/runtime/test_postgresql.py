@@ -24,7 +24,8 @@ from messaging.tables import Cursor
 from messaging.transports.wire import START, Place, digest
 from runtime import ROOT
 from runtime.process.errors import NotFound, StartError
-from runtime.storage.database import Database, SqliteFile, is_outage
+from runtime.storage.database import Database, is_outage
+from runtime.storage.sqlite import SqliteFile
 from runtime.storage.writer import commit
 from scenarios.servers import PostgresServer
 from shop.catalogue import Catalogue
@@ -169,7 +170,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from messaging.event import Fact
 from messaging.outbox import Outbox
-from runtime.storage.database import server
+from runtime.storage.factory import server
 from tests.messaging.conftest import NOON
 
 database = server(sys.argv[1], "runtime", "messaging", "shop")

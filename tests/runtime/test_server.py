@@ -180,3 +180,33 @@ def test_idle_connections_leave_files_for_the_database(
     limits["hard"] = resource.RLIM_INFINITY
     assert allow_descriptors(5000) == limits["soft"] == 5000
     server._server.close()
+
+
+def test_a_request_that_waits_to_be_accepted_is_answered_at_the_end() -> None:
+    server = HttpServer(quick, "127.0.0.1", free_port(), "SHOP_PORT")
+    with connect(server) as client:
+        client.sendall(GET)
+        server._stopping = True  # before its first turn
+        server.start()
+        assert read_all(client).endswith(b"done")
+    server.join()
+
+
+def test_probes_wait_for_no_list(serve: Serve) -> None:
+    """Their threads are their own: here requests hold all those of lists."""
+    slow, begun = Slow(), threading.Semaphore(0)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] != "/":
+            return quick(environ, start_response)
+        begun.release()
+        return slow(environ, start_response)
+
+    server = serve(app)
+    with ThreadPoolExecutor() as pool:
+        lists = [pool.submit(ask, server, GET) for _ in range(runtime.web.server.LANES["GET"])]
+        assert all(begun.acquire(timeout=10) for _ in lists)
+        for path in (b"/livez", b"/readyz"):
+            assert ask(server, b"GET %b HTTP/1.0\r\n\r\n" % path).endswith(b"done")
+        assert not any(each.done() for each in lists)
+        slow.release.set()

@@ -10,7 +10,8 @@ import structlog
 from peewee import OperationalError
 
 from runtime.process.errors import NotFound, Unavailable
-from runtime.storage.database import Database, SqliteFile
+from runtime.storage.database import Database
+from runtime.storage.sqlite import SqliteFile
 from runtime.storage.writer import MAX_LIST, Writer, commit, hand_in
 from tests.conftest import eventually
 from tests.runtime.conftest import note, notes

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from runtime.storage.database import SqliteFile
+from runtime.storage.sqlite import SqliteFile
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
