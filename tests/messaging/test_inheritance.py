@@ -241,35 +241,26 @@ def decided_by_hand(service: Desk) -> list[int]:
     return after
 
 
-def test_a_cut_beginning_leaves_it_to_somebody(desk: Make, journal: Journal) -> None:
-    """All that there is is taken over meanwhile."""
-    del journal.kept["acts"][:2]
-    service = desk(journal)
-    assert service.run() == TAKEN[2:]
-    assert decided_by_hand(service) == [*TAKEN[2:], 1, 4, 5]
+YOUNGER = [-3, -200, 1, 2, 4, 5]  # what only a younger database has told, and then the rest
 
 
-def test_events_older_than_a_journal_that_knows_of_nothing_wait(
-    desk: Make, journal: Journal
+@pytest.mark.parametrize(
+    ("age", "lost", "done"),
+    [
+        pytest.param(10 * HOUR, 2, [*TAKEN[2:], 1, 4, 5], id="its beginning was cut"),
+        pytest.param(HOUR, 5, [1, 2, 3, 4, 5], id="it is younger, and knows of nothing"),
+        pytest.param(4 * HOUR - timedelta(minutes=1), 3, YOUNGER, id="it was lost meanwhile"),
+        pytest.param(HOUR, 3, YOUNGER, id="it was lost after all was taken over"),
+    ],
+)
+def test_a_journal_that_cannot_know_leaves_it_to_somebody(
+    desk: Make, journal: Journal, age: timedelta, lost: int, done: list[int]
 ) -> None:
-    """Nor does a restart decide it."""
-    journal.begun = NOW - HOUR
-    journal.kept["acts"].clear()
-    desk(journal).run()
-    assert decided_by_hand(desk(journal)) == [1, 2, 3, 4, 5]
-
-
-@pytest.mark.parametrize("age", [4 * HOUR - timedelta(minutes=1), HOUR])
-def test_they_wait_as_well_if_only_younger_databases_have_told_something(
-    desk: Make, journal: Journal, age: timedelta
-) -> None:
-    """Direct payments of another new database, say, after the loss of the journal.
-
-    That one may be older than the journal, but has told only what it did itself.
-    """
+    """All that there is is taken over meanwhile; and no restart decides it."""
     journal.begun = NOW - age
-    del journal.kept["acts"][:3]
-    assert decided_by_hand(desk(journal)) == [-3, -200, 1, 2, 4, 5]
+    del journal.kept["acts"][:lost]
+    desk(journal).run()
+    assert decided_by_hand(desk(journal)) == done
 
 
 def test_a_journal_that_was_filled_again_by_a_database_older_than_the_events_knows_all(

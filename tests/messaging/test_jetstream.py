@@ -510,25 +510,6 @@ def test_a_deleted_stream_is_filled_again_although_strangers_were_there_first(
     eventually(lambda: reader.heard == [*range(11)])
 
 
-def test_a_server_that_stands_still_for_a_while_delays_and_loses_nothing(
-    service: Make, own_nats: NatsServer, stream: str
-) -> None:
-    own_nats.start()
-    served = at(own_nats.url)
-    writer, reader = service(served, stream), service(served, "others", stream)
-    writer.tell(*range(10))
-    eventually(lambda: reader.heard == [*range(10)])
-    own_nats.freeze()
-    try:
-        writer.tell(*range(10, 20))
-        eventually(lambda: writer.exchange._publisher.resent > 10)  # more than once
-    finally:
-        own_nats.thaw()
-    eventually(lambda: reader.heard == [*range(20)])
-    eventually(lambda: writer.is_told)
-    assert len(stored(served, stream)) == 20
-
-
 def test_of_several_addresses_one_that_answers_is_enough(
     connect: Connect, served: Settings, stream: str
 ) -> None:
