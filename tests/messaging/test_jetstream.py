@@ -394,6 +394,25 @@ def test_what_strangers_publish_blocks_neither_writer_nor_reader(
     assert split(all_fetched(reader, stream)) == split(events + more)
 
 
+def test_a_stranger_between_two_events_of_a_run_lets_none_be_left_out_or_stored_twice(
+    connect: Connect, served: Settings, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, events = connect(served, stream), in_a_row(stream, 5)
+    publish(writer, events[0])
+    send, strangers = nats.js.JetStreamContext.publish, iter([b"junk"])
+
+    async def send_then_litter(self: Any, subject: str, *rest: Any, **more: Any) -> Any:
+        ack = await send(self, subject, *rest, **more)
+        for junk in strangers:
+            await send(self, subject, junk)
+        return ack
+
+    monkeypatch.setattr(nats.js.JetStreamContext, "publish", send_then_litter)
+    publish(writer, *events)
+    first, second, junk, *others = stored(served, stream)
+    assert ([first, second, *others], junk) == (places(*events), None)
+
+
 def test_more_junk_than_an_answer_holds_is_passed_over(
     connect: Connect, served: Settings, stream: str
 ) -> None:
