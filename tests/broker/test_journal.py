@@ -174,6 +174,15 @@ def test_a_newer_epoch_starts_at_1_and_closes_the_one_before(bench: Bench) -> No
     ]
 
 
+@pytest.mark.parametrize("sequence", [1, 2, 3])
+def test_an_event_of_an_older_epoch_is_answered_with_the_newest_ack(
+    bench: Bench, sequence: int
+) -> None:
+    bench.handle(event(1), event(2))
+    assert bench.handle(event(sequence, OLDER, b"other")) == [ack(2)]
+    assert len(bench.kept()) == 2
+
+
 def test_all_that_has_arrived_is_one_commit(bench: Bench, path: Path) -> None:
     commits: list[None] = []
     bench.journal._database.listeners.append(lambda: commits.append(None))
