@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from tests.conftest import eventually
 from tests.processes import MIB, World
 
 PURCHASES = 20
-HEAD = b"POST /api/user HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
 GET = b"GET /livez HTTP/1.1\r\nHost: shop\r\n\r\n"
 
 
@@ -59,27 +57,8 @@ def timed(action: Callable[[], Any]) -> float:
     return time.monotonic() - begun
 
 
-def test_hundreds_of_clients_at_once_are_answered_at_once(shop_alone: World) -> None:
-    """900 connect together, and ask again as soon as they are answered: nobody has to wait."""
-    with ExitStack() as stack:
-        clients = {client.fileno(): client for client in connected(shop_alone, 900, stack)}
-        poller = select.poll()
-        for number in clients:
-            poller.register(number, select.POLLOUT)
-        begun, waiting = time.monotonic(), set(clients)
-        while waiting and time.monotonic() - begun < 10:
-            for number, event in poller.poll(1000):
-                if event & select.POLLOUT:
-                    poller.modify(number, select.POLLIN)
-                else:
-                    assert clients[number].recv(1000).startswith(b"HTTP/1.1 200 ")
-                    waiting.discard(number)
-                clients[number].sendall(GET)
-        assert not waiting
-        assert time.monotonic() - begun < 2  # 0.4 s; it was 16 s
-
-
-def test_a_thousand_connections_are_served_side_by_side(shop_alone: World) -> None:
+def test_a_thousand_clients_are_served_side_by_side(shop_alone: World) -> None:
+    """They connect together, and ask again when all are answered: nobody has to wait."""
     with ExitStack() as stack:
         clients = connected(shop_alone, 1000, stack)
         for _ in range(2):
@@ -120,25 +99,19 @@ def knocking(world: World, number: int, begin: bytes, drip: bytes) -> Iterator[N
         thread.join()
 
 
-SLOW = {
-    "heads": (b"GET / HTTP/1.1\r\nX-Drip: ", b"x"),
-    "bodies": (HEAD + b"Content-Length: 100000\r\n\r\n", b"x"),
-    "nothing": (b"", b""),
-}
-
-
-@pytest.mark.parametrize("slow", SLOW)
-def test_slow_clients_shut_nobody_out(slow: str, shop_alone: World) -> None:
+def test_slow_clients_shut_nobody_out(shop_alone: World) -> None:
     """While 1,100 of them knock, who buys is answered, and who asks whether it lives."""
-    with knocking(shop_alone, 1100, *SLOW[slow]):
-        time.sleep(1)  # so that they have taken all places
-        waits = []
+
+    def complaints() -> int:
+        return shop_alone.output("shop", "stderr").count("all connections are taken")
+
+    with knocking(shop_alone, 1100, b"GET / HTTP/1.1\r\nX-Drip: ", b"x"):
+        eventually(complaints)
         for _ in range(PURCHASES):
-            waits.append(timed(lambda: shop_alone.post("shop", "/api/user", {"name": "Kesha"})))
-            waits.append(timed(lambda: shop_alone.get("shop", "/livez")))
-        assert max(waits) < 5, waits
+            shop_alone.post("shop", "/api/user", {"name": "Kesha"})
+            shop_alone.get("shop", "/livez")
     assert len(shop_alone.get("shop", "/api/users")) == PURCHASES
-    eventually(lambda: shop_alone.output("shop", "stderr").count("all connections are taken") == 1)
+    assert complaints() == 1
 
 
 LISTS = b"GET /api/items HTTP/1.1\r\nHost: shop\r\n\r\n" * 20
@@ -157,9 +130,8 @@ def used_mib(world: World) -> float:
     return float(psutil.Process(world.processes["shop"].pid).memory_info().rss) / MIB
 
 
-@pytest.mark.parametrize("pause_s", [60, 0.05], ids=["silence", "drips"])
-def test_clients_that_do_not_read_stop_nobody(pause_s: float, big_shop: World) -> None:
-    """40 connections ask for list after list, and read nothing, or little."""
+def test_clients_that_do_not_read_stop_nobody(big_shop: World) -> None:
+    """40 connections ask for list after list, and read next to nothing."""
     before_mib, ended = used_mib(big_shop), threading.Event()
     with ExitStack() as stack:
         clients = []
@@ -171,7 +143,7 @@ def test_clients_that_do_not_read_stop_nobody(pause_s: float, big_shop: World) -
             clients.append(client)
 
         def drip() -> None:
-            while not ended.wait(pause_s):
+            while not ended.wait(0.05):
                 for client in clients:
                     with suppress(OSError):
                         client.recv(50)
@@ -225,44 +197,6 @@ def test_two_hundred_clients_ask_for_the_biggest_list(big_shop: World) -> None:
     assert len(sizes) == 200
     assert min(sizes) > len(expected)
     assert used_mib(big_shop) - before_mib < 40
-
-
-def test_an_end_under_load_is_announced(world: World) -> None:
-    """Each client reads of it in an answer; who has just sent is answered, too."""
-    world.start("shop")
-    port = world.settings.shop_port
-    idle = HTTPConnection("127.0.0.1", port, timeout=10)
-    idle.request("GET", "/livez")
-    assert idle.getresponse().read()
-    endings, lost = list[str | None](), list[Exception]()
-
-    def buy() -> None:
-        connection = HTTPConnection("127.0.0.1", port, timeout=10)
-        with suppress(HTTPException, OSError):
-            while True:
-                connection.request(
-                    "POST", "/api/user", b'{"name": "Kesha"}', {"Content-Type": "application/json"}
-                )
-                answer = connection.getresponse()
-                assert answer.read()
-                if answer.status != 201 or answer.headers["Connection"]:
-                    endings.append(answer.headers["Connection"])
-                    return
-        lost.append(Exception())
-
-    buyers = [threading.Thread(target=buy) for _ in range(16)]
-    for buyer in buyers:
-        buyer.start()
-    eventually(lambda: len(world.get("shop", "/api/users")) > 100)
-    world.processes["shop"].terminate()
-    for buyer in buyers:
-        buyer.join()
-    assert (endings, lost) == (["close"] * 16, [])
-    idle.request("GET", "/livez")  # a proxy may be just sending
-    answer = idle.getresponse()
-    assert (answer.read(), answer.headers["Connection"]) == (b'{"status":"alive"}', "close")
-    idle.close()
-    assert world.processes["shop"].wait(10) == 0
 
 
 @pytest.mark.usefixtures("files")

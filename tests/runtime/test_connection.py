@@ -7,13 +7,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from typing import Any, NoReturn
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import psutil
 import pytest
+import structlog
 
 import runtime.web.connection
 import runtime.web.server
@@ -438,6 +439,35 @@ def test_a_client_that_does_not_read_is_cut_off(
             if drips and channel.connected:
                 client.recv(20)
         assert not channel.connected
+
+
+KNOCKS = {
+    "silent": (b"", b""),
+    "heads": (b"GET / HTTP/1.1\r\nX-Drip: ", b"x"),
+    "bodies": (POST + b"Content-Length: 100000\r\n\r\n", b"x"),
+}
+
+
+@pytest.mark.parametrize("kind", KNOCKS)
+def test_who_waits_long_for_its_client_makes_room(
+    kind: str, server: HttpServer, clock: Clock
+) -> None:
+    """However it drips; it is said once."""
+    begin, drip = KNOCKS[kind]
+    server._server.connections = 16
+    with ExitStack() as stack, structlog.testing.capture_logs() as said:
+        for _ in range(2):
+            clients = [stack.enter_context(connect(server)) for _ in range(17)]
+            for client in clients:
+                client.sendall(begin)
+            eventually(lambda: server._server._is_full)
+            clock.now += runtime.web.server.LEAST_STAY_S + 0.1
+            for client in clients:
+                with suppress(ConnectionError):
+                    client.sendall(drip)
+            assert ask(server, b"GET / HTTP/1.0\r\n\r\n").endswith(b"done")
+    (line,) = (line for line in said if line["log_level"] == "warning")
+    assert "all connections are taken" in line["event"]
 
 
 def occupy(server: HttpServer, app: App, stack: ExitStack, method: bytes = b"GET") -> None:

@@ -1,11 +1,13 @@
 """Serving HTTP: what has begun is finished, and what cannot begin says why."""
 
+import itertools
 import resource
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -97,6 +99,48 @@ def test_idle_connections_do_not_delay_the_end(
     server.stop()
     assert connection.sock.recv(1) == b""
     connection.close()
+
+
+def test_an_end_under_load_is_announced(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client reads of it in an answer; who has just sent is answered, too."""
+    monkeypatch.setattr(runtime.web.server, "IDLE_GRACE_S", 20)
+    monkeypatch.setattr(runtime.web.server, "DRAIN_TIMEOUT_S", 20)
+    server, counted = serve(quick), itertools.count()
+    idle = HTTPConnection("127.0.0.1", port(server), timeout=10)
+
+    def ask_on(connection: HTTPConnection) -> str | None:
+        connection.request("POST", "/", b"{}")
+        answer = connection.getresponse()
+        assert answer.read() == b"done"
+        return answer.headers["Connection"]
+
+    def ask_until_it_ends(_: int) -> str | None:
+        with closing(HTTPConnection("127.0.0.1", port(server), timeout=10)) as connection:
+            while not (ending := ask_on(connection)):
+                next(counted)
+            return ending
+
+    assert ask_on(idle) is None
+    with ThreadPoolExecutor(17) as pool:
+        endings = pool.map(ask_until_it_ends, range(16))
+        eventually(lambda: next(counted) > 200)
+        stopping = pool.submit(server.stop)
+        assert [*endings] == ["close"] * 16
+        assert not stopping.done()
+        assert ask_on(idle) == "close"  # a proxy may be just sending
+        stopping.result()
+    idle.close()
+
+
+def test_connections_that_come_together_are_accepted_in_one_turn() -> None:
+    """With one in each turn, the last of many clients would wait for long."""
+    server = HttpServer(quick, "127.0.0.1", free_port(), "SHOP_PORT")
+    with ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(connect(server))
+        server._server.turn(0)
+        assert len(server._server.active_channels) == 50
+    server._server.end()
 
 
 def test_a_request_without_end_cannot_hold_the_process(
