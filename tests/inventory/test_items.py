@@ -5,15 +5,8 @@ import pytest
 from inventory.app import Inventory
 from inventory.items import ToCreate
 from messaging.outbox import Outbox
-from runtime.process.errors import NotFound
 from tests.contract import TIME, events, told, unchanged
 from tests.rules import create_item, toggle
-
-
-def test_a_new_item_is_told_whole(inventory: Inventory) -> None:
-    item = create_item(inventory, "Millet", 4000)
-    assert item == {"id": 1, "name": "Millet", "price": 4000, "active": True}
-    assert told(inventory) == [("item.created", "1", {**item, "version": 1})]
 
 
 def test_each_toggle_is_told_with_a_new_version(inventory: Inventory) -> None:
@@ -45,13 +38,6 @@ def test_an_event_is_a_cloud_event(inventory: Inventory) -> None:
         "sequence": "2",
         "correlationid": "abc",
     }
-
-
-def test_an_unknown_item_is_not_toggled(inventory: Inventory) -> None:
-    with unchanged(inventory), pytest.raises(NotFound):
-        toggle(inventory, 1)
-    with pytest.raises(NotFound):
-        inventory.items.get(1)
 
 
 def test_no_change_without_its_event(inventory: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from inventory.app import Inventory
 from shop.app import Shop
 from shop.handlers import handlers
 from tests.conftest import eventually
-from tests.contract import events, heard, unchanged
+from tests.contract import heard, unchanged
 from tests.rules import create_item, toggle
 from tests.shop.conftest import item
 
@@ -23,28 +23,6 @@ OLD, NEW = (bytes(15) + bytes([number]) for number in (1, 2))
 
 def names(shop: Shop) -> list[str]:
     return [row["name"] for row in shop.catalogue.on_sale()]
-
-
-def test_an_item_is_taken_over(shop: Shop) -> None:
-    shop.catalogue.update(OLD, [item(7, name="Millet")])
-    shown = {"id": 7, "name": "Millet", "price": 700, "active": True}
-    assert shop.catalogue.on_sale() == [shown]
-    assert shop.catalogue.find([6, 7]) == {7: shown}
-    assert events(shop) == []
-
-
-def test_an_inactive_item_is_known_and_not_on_sale(shop: Shop) -> None:
-    shop.catalogue.update(OLD, [item(7)])
-    shop.catalogue.update(OLD, [item(7, active=False, version=2)])
-    assert shop.catalogue.on_sale() == []
-    assert shop.catalogue.find([7])[7]["active"] is False
-
-
-def test_a_newer_version_replaces_all_of_an_older_one(shop: Shop) -> None:
-    shop.catalogue.update(OLD, [item(1)])
-    newer = {"id": 1, "name": "Hemp", "price": 5, "active": True}
-    shop.catalogue.update(OLD, [{**newer, "version": 3}])
-    assert shop.catalogue.on_sale() == [newer]
 
 
 def test_an_older_version_or_the_same_changes_nothing(shop: Shop) -> None:

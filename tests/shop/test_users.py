@@ -11,7 +11,6 @@ from shop.app import Shop
 from shop.users import folded
 from tests.contract import events
 from tests.rules import create_user
-from tests.servers import postgres_server, postgres_url  # noqa: F401  # fixtures
 
 NAMES = (
     "José Ångström",
@@ -24,15 +23,6 @@ NAMES = (
     "!",
     "ﬁn",
 )
-
-
-def test_users_come_by_id(shop: Shop) -> None:
-    """Two may have the same name."""
-    users = [create_user(shop, name) for name in "zyz"]
-    assert users == [{"id": n, "name": name} for n, name in enumerate("zyz", 1)]
-    assert shop.users.all() == users
-    assert shop.users.all(after=1) == users[1:]
-    assert shop.users.all(after=1, limit=1) == users[1:2]
 
 
 def test_nobody_is_told_of_users(shop: Shop) -> None:
