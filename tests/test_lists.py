@@ -12,8 +12,6 @@ from payment.app import Payment
 from payment.payments import Paid, Pay
 from runtime.process.errors import NotFound, Refused
 from runtime.process.settings import Settings
-from runtime.storage.writer import commit
-from runtime.web.once import Answer, Change, Key, once
 from shop.app import Shop
 from shop.orders import Checkout, PaidOrder
 from tests.contract import told
@@ -98,18 +96,3 @@ def test_payments(made: Made) -> None:
     assert (new["price"], direct["price"], known["id"]) == (3, 4, 7)
     assert [data["payment_id"] for *_, data in told(payment)] == [new["id"], direct["id"]]
     assert payment.payments.pay([]) == []
-
-
-def test_keys(made: Made) -> None:
-    shop = made(Shop)
-    change = Change(shop.users.create, "Kesha", lambda row: Answer(201, b"%d" % row["id"], "/here"))
-
-    def ask(*keys: str | None) -> list[Any]:
-        given = [key and Key.of("/api/user", key, {}) for key in keys]
-        return list(commit(shop.database, once, [change._replace(key=key) for key in given]))
-
-    first, second, again, bare = ask("a", "b", '"a"', None)
-    assert first == again
-    assert len({first, second, bare}) == 3
-    assert ask("b", "a") == [second, first]
-    assert len(shop.users.all()) == 3

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
-from peewee import DatabaseError, DataError, IntegrityError, OperationalError
+from peewee import DatabaseError, IntegrityError, OperationalError
 
 from messaging.event import previous
 from messaging.inbox import Reader
@@ -23,7 +23,7 @@ from messaging.outbox import Outbox
 from messaging.tables import Cursor
 from messaging.transports.wire import START, Place, digest
 from runtime import ROOT
-from runtime.process.errors import NotFound, StartError
+from runtime.process.errors import StartError
 from runtime.storage.database import Database, is_outage
 from runtime.storage.sqlite import SqliteFile
 from runtime.storage.writer import commit
@@ -280,27 +280,6 @@ def test_the_catalogues_version_is_another_one_after_each_change(
         assert Catalogue(database).token() not in seen
         raise ZeroDivisionError
     assert Catalogue(database).token() == seen[-1]
-
-
-# Lists that share a commit
-
-
-@pytest.mark.parametrize("breaks", [False, True])
-def test_a_refused_request_is_undone_alone(breaks: bool, database: Any) -> None:
-    """Although the server takes nothing more in a transaction that a statement has broken."""
-
-    def keep(database: Database, texts: Sequence[str]) -> list[int | Exception]:
-        database.run_rows("INSERT INTO note (text) VALUES {}", [(text,) for text in texts])
-        if "refused" in texts:
-            if breaks:
-                database.run("SELECT 1 / 0")
-            raise NotFound
-        return [len(text) for text in texts]
-
-    outcomes = commit(database, keep, ["a", "refused", "bb"])
-    assert isinstance(outcomes[1], DataError if breaks else NotFound)
-    assert [outcomes[0], outcomes[2]] == [1, 2]
-    assert notes(database) == ["a", "bb"]
 
 
 # Connections and outages

@@ -1,6 +1,8 @@
 """The catalogue, damaged and built anew, while the shop sells."""
 
 from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,17 @@ def test_the_catalogue_is_rebuilt_from_the_first_event_on(
     eventually(lambda: [item["id"] for item in stocked.catalogue.on_sale()] == [1, 2, 3])
 
 
+def caught_up(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Let something happen each time the new catalogue has caught up."""
+    catch_up = messaging.replay.catch_up
+
+    def catch_up_and_act(*arguments: Any, **named: Any) -> None:
+        catch_up(*arguments, **named)
+        act()
+
+    monkeypatch.setattr("shop.replay.catch_up", catch_up_and_act)
+
+
 def test_the_shop_sells_from_the_old_catalogue_meanwhile(
     stocked: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,13 +66,7 @@ def test_the_shop_sells_from_the_old_catalogue_meanwhile(
     user = create_user(stocked, "Kesha")
     seen: list[int] = []
     stocked.database.listeners.append(lambda: seen.append(len(stocked.catalogue.on_sale())))
-    catch_up = messaging.replay.catch_up
-
-    def catch_up_and_sell(*arguments: object, **named: object) -> None:
-        catch_up(*arguments, **named)  # type: ignore[arg-type]
-        checkout(stocked, user["id"], [1, 3])
-
-    monkeypatch.setattr("shop.replay.catch_up", catch_up_and_sell)
+    caught_up(monkeypatch, lambda: checkout(stocked, user["id"], [1, 3]))
     assert COMMAND.run(stocked, Namespace()) == 0
     assert set(seen) == {2}
 
@@ -95,15 +102,13 @@ def test_what_the_shop_hears_meanwhile_is_not_lost(
     stocked: Shop, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A catalogue that is older than the shop's by the time it is ready is brought up to date."""
-    catch_up, told = messaging.replay.catch_up, []
 
-    def catch_up_and_hear(*arguments: object, **named: object) -> None:
-        catch_up(*arguments, **named)  # type: ignore[arg-type]
-        if not told:
-            told.append(create_item(inventory, "Perch 4", 4))
+    def hear() -> None:
+        if len(stocked.catalogue.on_sale()) == 2:
+            create_item(inventory, "Perch 4", 4)
             eventually(lambda: len(stocked.catalogue.on_sale()) == 3)
 
-    monkeypatch.setattr("shop.replay.catch_up", catch_up_and_hear)
+    caught_up(monkeypatch, hear)
     assert COMMAND.run(stocked, Namespace()) == 0
     assert [item["id"] for item in stocked.catalogue.on_sale()] == [1, 3, 4]
 
