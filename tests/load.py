@@ -177,5 +177,18 @@ class Load:
         return facts
 
 
+@contextmanager
+def under_load(world: World) -> Iterator[Load]:
+    """Load before, during and after what the block does; then all of it has come true."""
+    load = Load(world)
+    load.act()
+    with load.running():
+        load.advance()
+        yield load
+        load.advance()
+    load.act()
+    load.check()
+
+
 def _facts(rows: Iterable[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
     return sorted(tuple(row[name] for name in names) for row in rows)

@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from runtime.process.settings import Settings
+from runtime import ROOT
+from runtime.process.settings import NAMES as ALL
+from runtime.process.settings import SERVICES, Settings
+from scenarios.invariants import WRITERS
 from scenarios.servers import Server
 from scenarios.snapshot import snapshot
 
-ROOT = Path(__file__).parent.parent
 RUN_ALL = str(ROOT / "run_all.py")
-SERVICES = ("inventory", "shop", "payment")
-ALL = ("broker", *SERVICES)
-STREAMS = {"inventory": "items", "shop": "orders", "payment": "payments"}  # by their writers
+STREAMS = {writer: stream for stream, writer in WRITERS.items()}
 FILES = {f"{name}_database_url": None for name in SERVICES}
 MIB = 1024 * 1024
 NOT_INHERITED = {"NO_COLOR", "PYTHONUNBUFFERED"}  # they would hide how a process writes

@@ -13,7 +13,7 @@ import pytest
 from runtime.process.settings import Settings
 from scenarios.servers import PostgresServer
 from tests.conftest import eventually, own_settings
-from tests.load import Load
+from tests.load import under_load
 from tests.pairs import SCALE, new_databases, new_world
 from tests.processes import SERVICES, Answer, World
 
@@ -24,7 +24,6 @@ LEADING = """SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = data
                AND datname = current_database()"""
 END = "SELECT pg_terminate_backend(pid) FROM ({}) AS found WHERE pid <> pg_backend_pid()"
 ENDS = signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP
-three = pytest.mark.parametrize("copies", [3], indirect=True)
 
 
 def plain_for(plain: tuple[str, Any], names: Sequence[str], hows: Sequence[Any]) -> Any:
@@ -93,11 +92,6 @@ class Copies(World):
         leading: World = eventually(found, TAKEOVER_S)
         return leading
 
-    def standby(self, name: str) -> World:
-        """A copy of a service that does not lead."""
-        leader = self.leader(name)
-        return next(copy for copy in self.of(name) if copy is not leader)
-
     def state(self, name: str) -> Any:
         return self.leader(name).state(name)
 
@@ -126,14 +120,10 @@ def shared(
 
 
 @pytest.fixture
-def copies(request: pytest.FixtureRequest, shared: Copies) -> Copies:
-    """Two copies of each service, or as many as the test says, up and quiet."""
-    count = getattr(request, "param", 2)
-    for number, copy in enumerate(shared.each):
-        if number < count:
-            copy.start(*[name for name in SERVICES if name not in copy.processes])
-        else:
-            copy.kill(*copy.processes, number=signal.SIGTERM)
+def copies(shared: Copies) -> Copies:
+    """Three copies of each service, up and quiet."""
+    for copy in shared.each:
+        copy.start(*[name for name in SERVICES if name not in copy.processes])
     for name in SERVICES:
         shared.leader(name)
     eventually(shared.is_drained)
@@ -147,7 +137,6 @@ def line(payment: dict[str, Any]) -> str:
     return told.format(**{**payment, "order": order})
 
 
-@three
 def test_all_serve_and_one_leads(copies: Copies) -> None:
     """Whichever copy is asked reads and writes; the others say that they stand by."""
     for name in SERVICES:
@@ -171,24 +160,18 @@ def test_all_serve_and_one_leads(copies: Copies) -> None:
 
 
 @plain_for(("payment", signal.SIGKILL), SERVICES, ENDS)
-@three
 def test_another_copy_takes_over(copies: Copies, name: str, how: signal.Signals) -> None:
     """The leader ended, killed or stopped under load: nothing confirmed is lost, or there twice.
 
     One that is only stopped keeps its lock. A line is repeated only by a kill.
     """
-    load = Load(copies)
-    with load.running():
-        load.advance()
+    with under_load(copies) as load:
         leader = copies.leader(name)
         if how == signal.SIGSTOP:
             leader.pause(name, 0.5)
         else:
             leader.kill(name, number=how)
             copies.leader(name, other_than=leader)
-        load.advance()
-    load.act()
-    load.check()
     payments = copies.get("payment", f"/api/payments?user_id={load.user_id}")
     once = (name, how) != ("payment", signal.SIGKILL)
 
@@ -202,47 +185,30 @@ def test_another_copy_takes_over(copies: Copies, name: str, how: signal.Signals)
 @plain_for(("payment", 0), SERVICES, (0, 7))
 def test_a_leader_that_sleeps_through_a_change(copies: Copies, name: str, how: float) -> None:
     """Its session ends while it stands still, and another copy leads: it does nothing twice."""
-    load = Load(copies)
-    with load.running():
+    with under_load(copies) as load, copies.asleep(name, copies.leader(name)):
+        assert copies.rows(name, END.format(LEADING))
+        copies.leader(name)
         load.advance()
-        leader = copies.leader(name)
-        with copies.asleep(name, leader):
-            assert copies.rows(name, END.format(LEADING))
-            copies.leader(name)
-            load.advance()
-            time.sleep(how)
-        load.advance()
-    load.act()
-    load.check()
+        time.sleep(how)
 
 
 @plain_for(("shop", SESSIONS), SERVICES, (LEADING, SESSIONS))
 def test_sessions_that_the_server_ends(copies: Copies, name: str, how: str) -> None:
     """The leader's session, or all of them, ended under load: one leads again, and all goes on."""
-    load = Load(copies)
-    with load.running():
-        load.advance()
+    with under_load(copies) as load:
         assert copies.rows(name, END.format(how))
         load.advance()
         copies.leader(name)
-    load.act()
-    load.check()
 
 
 @plain_for(("database", signal.SIGKILL), ("database", "broker"), ENDS[:2])
 def test_a_server_that_is_started_again(copies: Copies, name: str, how: signal.Signals) -> None:
     """PostgreSQL or NATS ended under load, and started again: no copy need be."""
-    load = Load(copies)
-    with load.running():
-        load.advance()
+    with under_load(copies):
         copies.kill(name, number=how)
         copies.start(name)
-        load.advance()
-    load.act()
-    load.check()
 
 
-@three
 def test_each_copy_sells_what_the_warehouse_has(copies: Copies) -> None:
     """What one copy of the inventory changes, every copy of the shop lists, sells and refuses."""
     basket = copies.stock()
@@ -269,14 +235,9 @@ def test_copies_on_the_own_broker(cluster: PostgresServer, settings: Settings) -
             for copy in copies.each:
                 copy.start(*SERVICES)
             copies.each[0].start("broker")
-            load = Load(copies)
-            with load.running():
-                load.advance()
+            with under_load(copies):
                 leader = copies.leader("shop")
                 leader.kill("shop")
                 copies.leader("shop", other_than=leader)
-                load.advance()
-            load.act()
-            load.check()
         finally:
             copies.end()
