@@ -31,9 +31,9 @@ def in_a_row(stream: str, count: int, epoch: bytes = EPOCH, first: int = 1) -> l
     return [live(n, epoch)._replace(stream=stream) for n in range(first, first + count)]
 
 
-def split(found: Iterable[Run]) -> list[tuple[Place, bytes]]:
-    """Place and body of all events of some runs."""
-    return [event for run in found for event in run.events()]
+def split(found: Iterable[Message]) -> list[tuple[Place, bytes]]:
+    """Place and body of all events of some runs; answers that were asked for twice are no runs."""
+    return [event for run in found if isinstance(run, Run) for event in run.events()]
 
 
 def joined(events: Iterable[Run]) -> list[Run]:
