@@ -455,12 +455,20 @@ def test_who_waits_long_for_its_client_makes_room(
     """However it drips; it is said once."""
     begin, drip = KNOCKS[kind]
     server._server.connections = 16
+
+    def all_wait() -> bool:
+        """The server has taken what they began with, and looked at them since."""
+        channels = server._server.channels()
+        looked = all(each._state and each._state[0] is each.request for each in channels)
+        begun = all(bool(each.request) == bool(begin) for each in channels)
+        return server._server._is_full and looked and begun
+
     with ExitStack() as stack, structlog.testing.capture_logs() as said:
         for _ in range(2):
             clients = [stack.enter_context(connect(server)) for _ in range(17)]
             for client in clients:
                 client.sendall(begin)
-            eventually(lambda: server._server._is_full)
+            eventually(all_wait)
             clock.now += runtime.web.server.LEAST_STAY_S + 0.1
             for client in clients:
                 with suppress(ConnectionError):
