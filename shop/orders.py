@@ -1,7 +1,6 @@
 """Orders: users place them, and the payment service's events mark them paid."""
 
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from messaging.event import Fact
 from messaging.outbox import Outbox
-from runtime.process.clock import age_s, timestamp
+from runtime.process.clock import age_s, now, timestamp
 from runtime.process.errors import FieldError, NotFound, Refused
 from runtime.storage.database import Database
 from shop.catalogue import Catalogue
@@ -160,7 +159,7 @@ def uuid7() -> UUID:
 
     So an index of orders grows at its end, where random ids would touch a page each.
     """
-    now_ms, chance = time.time_ns() // 1_000_000, randbits(74)
+    now_ms, chance = int(now().timestamp() * 1000), randbits(74)
     return UUID(int=now_ms << 80 | 7 << 76 | chance >> 62 << 64 | 2 << 62 | chance & (1 << 62) - 1)
 
 

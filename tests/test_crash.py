@@ -282,6 +282,7 @@ def crash(world: ForkedWorld, row: Row, step: str, times: int, folder: Path) -> 
     }
     before = world.lines()
     load.buy()
+    eventually(world.is_settled)  # a payment that is not marked would be announced again
     world.kill(row.process)
     if row.phase == "prune":  # which begins with the process
         age(world, row.process)

@@ -234,6 +234,7 @@ def test_a_target_that_is_not_empty(world: World, target: Ground) -> None:
 
 def test_a_target_that_cannot_be_reached(world: World) -> None:
     """A line that shows no password; the file is as it was."""
+    pytest.importorskip("psycopg")
     fill(world)
     port = free_port()
     line = cannot_move(world, f"postgresql://postgres:secret@127.0.0.1:{port}/nowhere")

@@ -116,10 +116,13 @@ def test_a_later_migration_keeps_what_is_there(
 OPEN = """
 import sys
 from pathlib import Path
+from runtime.process import locks
 from runtime.storage import database
-database.OPEN_TIMEOUT_S = 60  # however slow this machine is
+database.OPEN_TIMEOUT_S = locks.TIMEOUT_S = 60  # however slow this machine is
+from runtime.storage.factory import server
+from runtime.storage.sqlite import SqliteFile
 place = sys.argv[1]
-make, where = (database.server, place) if "://" in place else (database.SqliteFile, Path(place))
+make, where = (server, place) if "://" in place else (SqliteFile, Path(place))
 make(where, "runtime", "messaging", "shop").open()
 """
 
