@@ -57,7 +57,7 @@ class Acks:
 
 
 def publish(job: Job) -> None:
-    """Emit events, as long as no more than 256 of them wait for their ack."""
+    """Emit events, as long as no more than 1,024 of them wait for their ack."""
     database = _database(job, "writer")
     outbox = Outbox(database, job.name, "/bench")
     broker = _transport(outbox, {})

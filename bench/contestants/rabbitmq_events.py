@@ -16,7 +16,7 @@ QUORUM = {"x-queue-type": "quorum", "x-expires": UNUSED_MS}
 
 
 class _Publisher:
-    """Has at most 256 events on their way to the queue."""
+    """Has at most 1,024 events on their way to the queue."""
 
     def __init__(self, job: Job, channel: Any) -> None:
         self._name, self._channel = job.name, channel
@@ -48,7 +48,7 @@ class _Publisher:
 
 
 class _Consumer:
-    """Takes events, with at most 256 of them not acknowledged, from a queue of its own."""
+    """Takes events, with at most 1,024 of them not acknowledged, from a queue of its own."""
 
     def __init__(self, job: Job, channel: Any) -> None:
         self._name, self._channel = job.name, channel

@@ -11,7 +11,7 @@ BLOCK_MS = 1000
 
 
 def publish(job: Job) -> None:
-    """Append events, 256 in a pipeline, which ends when all of them are acknowledged."""
+    """Append events, 1,024 in a pipeline, which ends when all of them are acknowledged."""
     client = redis.Redis.from_url(job.url)
     client.ping()
     bodies = job.bodies()
@@ -25,7 +25,7 @@ def publish(job: Job) -> None:
 
 
 def consume(job: Job) -> None:
-    """Read events, at most 256 at once, and acknowledge them."""
+    """Read events, at most 1,024 at once, and acknowledge them."""
     client = redis.Redis.from_url(job.url)
     client.xgroup_create(job.name, GROUP, id="0", mkstream=True)
     tally = Tally(job)

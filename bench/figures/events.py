@@ -8,6 +8,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from bench.contestants.client import IN_FLIGHT
 from bench.errors import LeftOut
 from bench.findings import Finding, Goal
 from bench.processes import NO_SETTINGS, Process, Processes, Settings
@@ -41,7 +42,7 @@ def throughput(processes: Processes, effort: Effort) -> list[Finding]:
     return [
         Finding(
             name="events",
-            about=f"{number:,} events from one process to another, 256 in flight",
+            about=f"{number:,} events from one process to another, {IN_FLIGHT:,} in flight",
             unit="events/s",
             ours=ours,
             others=others,

@@ -123,7 +123,10 @@ from runtime.storage.factory import server
 from runtime.storage.sqlite import SqliteFile
 place = sys.argv[1]
 make, where = (server, place) if "://" in place else (SqliteFile, Path(place))
-make(where, "runtime", "messaging", "shop").open()
+database = make(where, "runtime", "messaging", "shop")
+print("ready", flush=True)
+sys.stdin.read()
+database.open()
 """
 
 
@@ -131,7 +134,14 @@ def test_processes_that_open_at_once_make_the_tables_one_after_another(
     place: str, copy: Copy
 ) -> None:
     command = [sys.executable, "-c", OPEN, place]
-    opening = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    opening = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(4)]
+    for process in opening:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+    for process in opening:
+        assert process.stdin
+        process.stdin.close()
+        process.stdin = None  # communicate() would write to it
     ended = [process.communicate(timeout=60)[1] for process in opening]
     assert [process.returncode for process in opening] == [0] * 4, ended
     database = copy()
