@@ -598,7 +598,6 @@ def test_what_comes_during_a_pause_is_tried_when_that_is_over(begun: Bench) -> N
     while begun.reader.place < Place(EPOCH, 3):
         begun.clock.now += 0.05
         begun.receive(live(3))
-        assert not begun.reader.take()  # it was dropped, or tried
     assert 12.7 <= begun.clock.now - began < 14
 
 
