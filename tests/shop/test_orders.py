@@ -1,5 +1,6 @@
 """The rules of orders, and what is told of them."""
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 from uuid import RFC_4122, UUID
@@ -105,3 +106,10 @@ def test_an_orders_id_begins_with_its_time() -> None:
     assert {(each.version, each.variant) for each in ids} == {(7, RFC_4122)}
     assert all(before_ms - 1 < each.int >> 80 <= after_ms for each in ids)
     assert len(set(ids)) == 100
+
+
+def test_metrics_of_a_damaged_file_are_left_out() -> None:
+    """SQLite's own errors come while rows are read: peewee does not wrap these."""
+    damaged = Mock()
+    damaged.run.side_effect = sqlite3.DatabaseError("database disk image is malformed")
+    assert not list(orders.Orders(damaged, Mock(), Mock()).collect())
