@@ -168,7 +168,8 @@ def test_more_connections_than_descriptors(
         trade()
         assert not (late.poll(0) or late.up)
         strangers.close()
-        eventually(lambda: late.poll(0.05) or late.up)
+        # Each of its handshakes that began too early takes 5 s to fail.
+        eventually(lambda: late.poll(0.05) or late.up, timeout_s=40)
     trade()
 
 
