@@ -1,10 +1,10 @@
 """The console: one line on standard output for every payment, written after its commit."""
 
 import threading
-import time
 
 import structlog
 
+from messaging.rest import Rest
 from payment.payments import Paid, Payments
 from runtime.process.output import say
 from runtime.storage.database import Database
@@ -12,7 +12,6 @@ from runtime.storage.database import Database
 log = structlog.get_logger(__name__)
 
 BATCH = 256
-REST_S = 0.01  # lines are written and marked together
 IDLE_S = 0.5  # how late it finds others' commits; its own process's wake it at once
 
 
@@ -34,13 +33,14 @@ class Console(threading.Thread):
 
     def run(self) -> None:
         """Announce new payments until `stop`."""
+        rest = Rest()
         while not self._stopping:
             try:
                 while self._database.leads and self._announce():
                     pass
             except Exception as error:
                 log.error("the console waits for the database", error=repr(error))
-            time.sleep(REST_S)
+            rest.after(self._shown)
             self._committed.wait(IDLE_S)
             self._committed.clear()
         self._database.close()
