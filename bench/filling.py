@@ -21,7 +21,7 @@ PACKAGES = {
 USER_ID = 1
 ITEMS_BOUGHT = (1, 2, 3)
 PRICE = 4000
-AT, AT_MS = "2026-01-01T00:00:00.000Z", 1_767_225_600_000
+AT = "2026-01-01T00:00:00.000Z"
 
 ITEMS = """
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :items)
@@ -31,7 +31,8 @@ ITEMS = """
 ORDERS = """
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :orders)
     INSERT INTO "order" (id, user_id, price, placed_at, paid_at)
-    SELECT lower(printf('%012x7%.3s8%.15s', :ms + i, hex(randomblob(2)), hex(randomblob(8)))),
+    SELECT lower(printf('%012x7%.3s8%.15s', strftime('%s', :at) * 1000 + i,
+                        hex(randomblob(2)), hex(randomblob(8)))),
            :user, 3 * :price, :at, :paid_at FROM n"""
 
 LINES = """
@@ -155,7 +156,6 @@ def fill_shop(path: Path, items: int, orders: int = 0, *, paid: bool = True) -> 
         "user": USER_ID,
         "at": AT,
         "paid_at": AT if paid else None,
-        "ms": AT_MS,
         "epoch": time.time_ns().to_bytes(8, "big") + os.urandom(EPOCH_BYTES - 8),
     }
     with _opened(path) as db:

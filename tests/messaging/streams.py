@@ -7,9 +7,9 @@ from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from messaging.publisher import WINDOW_EVENTS
 from messaging.transports.forwarder import Transport
 from messaging.transports.wire import (
-    RUN_EVENTS,
     START,
     Ack,
     Message,
@@ -23,8 +23,6 @@ from runtime.process.settings import Settings
 from tests.conftest import eventually
 from tests.messaging.conftest import EPOCH, live
 from tests.servers import nats
-
-WINDOW_EVENTS = 4 * RUN_EVENTS
 
 
 def in_a_row(stream: str, count: int, epoch: bytes = EPOCH, first: int = 1) -> list[Run]:

@@ -26,6 +26,7 @@ from structlog.testing import capture_logs
 
 from messaging.event import Event as Told
 from messaging.exchange import transport
+from messaging.publisher import WINDOW_EVENTS
 from messaging.transports.wire import BEGUN, JOURNAL, RUN_EVENTS, START, Run
 from runtime.process.clock import Complaints
 from runtime.process.errors import StartError
@@ -34,7 +35,6 @@ from scenarios.servers import NatsServer
 from tests.conftest import eventually, free_port
 from tests.messaging.conftest import EPOCH, Numbers, live
 from tests.messaging.streams import (
-    WINDOW_EVENTS,
     acked_as,
     all_fetched,
     fetched,
