@@ -1,4 +1,4 @@
-"""Rests: a thread that is busy with events lets some gather, and handles them as one list."""
+"""Rests: a busy thread lets some events gather, and handles them as one list."""
 
 import time
 
@@ -11,8 +11,8 @@ FEW_EVENTS = 4  # a turn with fewer is not worth a rest: one buyer at a time wai
 class Rest:
     """The rests of one thread.
 
-    A turn costs a commit, a log line and some messages, however few events it handles: eight times
-    as much for an event alone as for one in a list of sixteen.
+    A turn costs a commit, a log line and some messages, however few events it handles: the journal
+    takes 50 µs for an event in a list of eight, and 5 in a list of 256.
     """
 
     def __init__(self) -> None:
