@@ -12,6 +12,7 @@ from messaging.transports.wire import START, Place, Replay, Run
 
 log = structlog.get_logger(__name__)
 
+EARLY_RUNS = 16  # what the journal has stored before it answers, under full load
 WANT_INTERVAL_S = 0.5  # the very last event leaves no gap to notice, so a follower keeps asking
 
 
@@ -38,6 +39,7 @@ class Follower:
         self.duplicates = self.gaps = 0
         self._clock = clock
         self._received: list[Received] = []  # in order, and not yet taken
+        self._early: dict[Place, Run] = {}  # what came after a gap, by its first place
         self.head: Place | None = None  # the journal's; None while it does not answer
         self._gap = False
         self._wanted: Place | None = None  # what the journal was asked for, and has not answered
@@ -93,11 +95,16 @@ class Follower:
     def disconnect(self) -> None:
         """Forget what is only true while the journal answers."""
         self.head = self._wanted = None
+        self._early = {}
         self._wanted_at = self._heard_at = float("-inf")
         self._timeout.reset()
 
     def receive(self, run: Run) -> None:
-        """Keep events that follow the last one; drop duplicates, and what comes after a gap."""
+        """Keep events that follow the last one, and some that come after a gap; drop others.
+
+        Without the early ones, a reader that missed a run under full load would get each later one
+        twice: before the one that is sent again, and after it.
+        """
         if self.is_paused:
             return
         tip, follows = self._tip(), run.follows
@@ -115,10 +122,19 @@ class Follower:
         if fresh and fresh[0].follows != tip:
             self.gaps += len(fresh)
             self._gap = True
+            if fresh[0].follows > tip and len(self._early) < EARLY_RUNS:
+                self._early[run.first] = run
         elif fresh and self._may_follow(tip, fresh[0].place):
             self._received += fresh
             self._heard_at = self._clock()
             self.head = self.head and max(self.head, fresh[-1].place)
+            self._receive_early()
+
+    def _receive_early(self) -> None:
+        """Receive what came too early and is due now."""
+        while self._early and self._early[first := min(self._early)].follows <= self._tip():
+            self.receive(self._early.pop(first))
+            self._gap = bool(self._early)
 
     def compare(self, known: list[tuple[Place, bytes]]) -> bool:
         """Whether events at known places are the ones received before; if not, stop."""
@@ -198,4 +214,4 @@ class Follower:
     def pause(self, for_s: float) -> None:
         """Drop events for so many seconds, and ask for them after that."""
         self._pause_until = self._clock() + for_s
-        self._gap = True
+        self._early, self._gap = {}, True

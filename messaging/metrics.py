@@ -51,7 +51,7 @@ def collect_exchanged(
         for name, text in (
             ("applied", "Events applied."),
             ("duplicate", "Events received again, and dropped."),
-            ("gap", "Events received before an earlier one, and dropped."),
+            ("gap", "Events received before an earlier one."),
         )
     )
     for stream, reader in readers.items():

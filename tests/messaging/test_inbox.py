@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from structlog.testing import capture_logs
 
 from messaging.event import Event
+from messaging.follower import EARLY_RUNS
 from messaging.inbox import Reader, count_dead, move
 from messaging.tables import DeadLetter, Inbox
 from messaging.transports.wire import START, Place, Run
@@ -117,16 +118,41 @@ def test_events_are_applied_once_and_in_order(begun: Bench) -> None:
     assert begun.restarted().place == Place(EPOCH, 4)
 
 
-def test_events_after_a_gap_are_dropped_and_the_missing_wanted_once(begun: Bench) -> None:
+def test_events_after_a_gap_wait_for_the_missing_ones_which_are_wanted_once(
+    begun: Bench,
+) -> None:
     begun.pump(live(2), for_s=0.01)  # nothing is outstanding after this
     begun.receive(live(4))
     assert (begun.effects, begun.reader.gaps) == ([1, 2], 1)
     assert begun.reader.want() == Place(EPOCH, 2)
-    begun.receive(live(5))
+    begun.receive(live(5), live(7), live(5))
     assert begun.reader.want() is None
-    begun.reader.receive(live(3))
+    begun.receive(live(3))
+    assert begun.effects == [1, 2, 3, 4, 5]
+    begun.end(Place(EPOCH, 5), follows=Place(EPOCH, 5))
+    assert begun.reader.want() == Place(EPOCH, 5)
+    begun.receive(live(6))
+    assert begun.effects == [1, 2, 3, 4, 5, 6, 7]
+    begun.end(Place(EPOCH, 7), follows=Place(EPOCH, 7))
+    assert (begun.reader.duplicates, begun.reader.want()) == (0, None)
+
+
+def test_sixteen_runs_at_most_wait_for_the_missing_ones(begun: Bench) -> None:
+    early = [live(n) for n in range(4, 24)]
+    begun.receive(*early)
+    begun.receive(live(3))
+    assert begun.reader.place == Place(EPOCH, 3 + EARLY_RUNS)
+    begun.receive(*early)
+    assert begun.reader.place == Place(EPOCH, 23)
+
+
+@pytest.mark.parametrize("forget", [Reader.disconnect, lambda reader: reader.pause(0)])
+def test_early_events_are_forgotten(begun: Bench, forget: Callable[[Reader], None]) -> None:
     begun.receive(live(4))
-    assert begun.effects == [1, 2, 3, 4]
+    forget(begun.reader)
+    begun.pump(live(2), for_s=0.01)  # to compare
+    begun.receive(live(3))
+    assert begun.effects == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
