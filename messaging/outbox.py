@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from messaging import tables
 from messaging.event import Fact, document
 from messaging.transports.wire import Place, digest
 from runtime.process.errors import Unavailable
@@ -13,7 +14,6 @@ ADVANCE = """UPDATE head SET sequence = sequence + ? WHERE problem IS NULL
              RETURNING epoch, sequence,
              (SELECT body FROM outbox WHERE outbox.sequence = head.sequence - ?)"""
 OLDEST = "SELECT min(sequence) FROM outbox"
-APPEND = "INSERT INTO outbox (sequence, body) VALUES {}"
 ROWS = "SELECT sequence, body FROM outbox WHERE sequence > ? AND sequence <= ? ORDER BY sequence"
 NOTE = "UPDATE head SET acked = ?, problem = ?"
 
@@ -53,7 +53,7 @@ class Outbox:
         epoch, last, body = advanced
         previous = digest(bytes(body)) if body else None
         rows = self._rows(epoch, last - count, previous, type, facts)
-        self._database.run_rows(APPEND, rows)
+        self._database.load(tables.Outbox, rows)
 
     def _rows(
         self, epoch: bytes, after: int, previous: bytes | None, type: str, facts: Sequence[Fact]

@@ -17,7 +17,6 @@ TOKEN = "SELECT token FROM catalogue_version"
 ON_SALE = "SELECT id, name, price, active FROM item WHERE active ORDER BY id"
 WHOLE = "SELECT id, name, price, active, version, epoch FROM item WHERE id > ? ORDER BY id LIMIT ?"
 REMOVE = "DELETE FROM item WHERE id IN ({})"
-ADD = "INSERT INTO item (id, name, price, active, version, epoch) VALUES {}"
 PAGE_ROWS = 10_000
 
 
@@ -97,7 +96,7 @@ class Catalogue:
     def replace(self, item_ids: Sequence[int], rows: Mapping[int, Row]) -> None:
         """Replace these items by their rows, or delete them, in the open transaction."""
         self.database.run(REMOVE.format(", ".join("?" * len(item_ids))), *item_ids)
-        self.database.run_rows(ADD, [rows[id_] for id_ in item_ids if id_ in rows])
+        self.database.load(Item, [rows[id_] for id_ in item_ids if id_ in rows])
 
 
 def _shown(row: tuple[int, str, int, int]) -> dict[str, Any]:

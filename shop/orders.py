@@ -26,7 +26,6 @@ log = structlog.get_logger(__name__)
 
 USERS = 'SELECT id FROM "user" WHERE id IN ({})'
 PLACE = 'INSERT INTO "order" (id, user_id, price, placed_at) VALUES {}'
-ADD_LINES = "INSERT INTO order_line (order_id, item_id, name, price, quantity) VALUES {}"
 LINES = """SELECT order_id, item_id, name, price, quantity FROM order_line
            WHERE order_id IN ({}) ORDER BY item_id"""
 UNPAID = 'SELECT count(*), min(placed_at) FROM "order" WHERE paid_at IS NULL'
@@ -91,7 +90,7 @@ class Orders:
             for number, order in zip(numbers, orders, strict=True)
             for line in order["items"]
         ]
-        self._database.run_rows(ADD_LINES, lines)
+        self._database.load(OrderLine, lines)
 
     def get(self, order_id: UUID) -> dict[str, Any]:
         """One order; `NotFound` if there is none."""

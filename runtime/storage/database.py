@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -99,10 +100,10 @@ class Database(Peewee):  # type: ignore[misc]
             runner.up()
         self.prepare()
 
-    def load(self, model: type[Table], rows: Iterator[tuple[Any, ...]]) -> None:
-        """Add many rows, each with all fields of a model, in the transaction that is open."""
+    def load(self, model: type[Table], rows: Iterable[Sequence[object]]) -> None:
+        """Add any number of rows, each with all fields of a model, in the open transaction."""
         for some in chunked(rows, ROWS_AT_ONCE):
-            model.insert_many(some, model._meta.sorted_field_names).execute(self)
+            self.run_rows(f"INSERT INTO {target(model)} VALUES {{}}", some)
 
     def run(self, sql: str, *parameters: object) -> Any:
         """Run a statement, and return the driver's cursor.
@@ -194,6 +195,13 @@ class Database(Peewee):  # type: ignore[misc]
 
     def _cause(self, error: Exception) -> Exception:
         return error
+
+
+@cache
+def target(model: type[Table]) -> str:
+    """A model's table with all its columns, as INSERT and COPY name them."""
+    columns = ", ".join(f'"{field.column_name}"' for field in model._meta.sorted_fields)
+    return f'"{model._meta.table_name}" ({columns})'
 
 
 def _parts(rows: Iterable[T]) -> Iterator[list[T]]:

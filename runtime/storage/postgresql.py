@@ -3,7 +3,7 @@
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from playhouse.postgres_ext import PooledPsycopg3Database
 
 from runtime.process.errors import StartError
 from runtime.process.settings import without_password
-from runtime.storage.database import BUSY_TIMEOUT_S, OPEN_TIMEOUT_S, Database, Table
+from runtime.storage.database import BUSY_TIMEOUT_S, OPEN_TIMEOUT_S, Database, Table, target
 
 log = structlog.get_logger(__name__)
 
@@ -217,10 +217,9 @@ class PostgresDatabase(Database, PooledPsycopg3Database):  # type: ignore[misc]
             if not self.in_transaction():
                 self.close()
 
-    def load(self, model: type[Table], rows: Iterator[tuple[Any, ...]]) -> None:
-        """Add many rows by COPY."""
-        columns = ", ".join(f'"{field.column_name}"' for field in model._meta.sorted_fields)
-        statement = f'COPY "{model._meta.table_name}" ({columns}) FROM STDIN'
+    def load(self, model: type[Table], rows: Iterable[Sequence[object]]) -> None:
+        """Add rows by COPY."""
+        statement = f"COPY {target(model)} FROM STDIN"
         with __exception_wrapper__, self.cursor().copy(statement) as copying:
             for row in rows:
                 copying.write_row(row)
