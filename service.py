@@ -158,7 +158,7 @@ class Service:
                 service.database.open(new=False)
                 code: int = arguments.run(service, arguments)
                 service.database.close()
-        except (ShopError, PeeweeException, sqlite3.Error) as error:
+        except (ShopError, PeeweeException, sqlite3.Error, OSError) as error:
             complain(f"{cls.name}: {one_line(error)}", service=cls.name)
             code = 1
         return code

@@ -1,6 +1,9 @@
 """Start the broker: the forwarder that relays events, and the journal that keeps them."""
 
+import sqlite3
+
 import structlog
+from peewee import PeeweeException
 
 from broker.forwarder import Forwarder
 from broker.journal import Journal
@@ -9,7 +12,7 @@ from messaging.transports.forwarder import Peer
 from messaging.transports.keys import key_pair
 from messaging.transports.wire import Place, Run, Want, topic
 from runtime.process.commands import add_command, command_line
-from runtime.process.errors import ShopError, StartError
+from runtime.process.errors import ShopError, StartError, one_line
 from runtime.process.lifecycle import Task, run
 from runtime.process.logs import configure_logs
 from runtime.process.output import complain, deliver
@@ -35,8 +38,8 @@ def begin_at(stream: str, first: Place) -> None:
             raise StartError("BROKER_URL is set: NATS is the broker; see docs/operations.md")
         journal.open()
         journal.begin(stream, first)
-    except ShopError as error:
-        complain(f"broker: {error}", service="broker")
+    except (ShopError, PeeweeException, sqlite3.Error) as error:
+        complain(f"broker: {one_line(error)}", service="broker")
         raise SystemExit(1) from None
     deliver(f"{stream}  begins at {first}")
 

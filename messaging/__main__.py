@@ -1,5 +1,6 @@
 """Look at the streams of events: ``python -m messaging tail STREAM``."""
 
+from contextlib import ExitStack
 from secrets import token_hex
 
 from messaging.arguments import stream
@@ -30,16 +31,15 @@ def main() -> None:
     settings = load_settings().model_copy(update={"log_level": "warning"})
     configure_logs("messaging", settings)
     reader = f"tail-{token_hex(8)}"
-    broker = transport(settings, reader, None, [given.stream])
-    with stop_signals() as stopped:
+    with stop_signals() as stopped, ExitStack() as ending:
         try:
+            broker = transport(settings, reader, None, [given.stream])
+            ending.callback(broker.close)
             broker.open()
             tail(broker, given.stream, given.first, stopped)
         except StartError as error:
             complain(f"messaging: {error}", service="messaging")
             raise SystemExit(1) from None
-        finally:
-            broker.close()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pydantic_core import from_json, to_json
 
 from messaging.follower import Follower, Received
 from messaging.transports.forwarder import Transport
-from messaging.transports.wire import MAX_SEQUENCE, Place
+from messaging.transports.wire import MAX_SEQUENCE, START, Place
 from runtime.process.output import complain, deliver, has_reader
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,8 @@ def tail(
     follower = Follower(stream, LAST)
     while has_reader() and not stopped(0):
         follower.listen(transport, POLL_S)
-        if follower.place == LAST and (head := follower.head):
+        head = follower.head
+        if follower.place == LAST and head and (first is None or head > START):
             sequence = head.sequence if first is None else first - 1
             follower.place = Place(head.epoch, sequence)
         for event in follower.take():

@@ -120,13 +120,14 @@ def main() -> None:
     try:
         with ended_by_signals("backup"):
             copied = backup(settings.data_dir, target)
+        left = {path: left_out(path) for path in settings.data_dir.glob("*.db")}
     except (OSError, sqlite3.Error) as error:
         complain(f"backup: {error}", service="backup")
         raise SystemExit(1) from None
     deliver(f"{len(copied)} databases as they were at one moment are in {target}")
-    for path in sorted(settings.data_dir.glob("*.db")):
+    for path in sorted(left):
         if path not in copied:
-            reason = left_out(path) or "was created meanwhile"
+            reason = left[path] or "was created meanwhile"
             complain(f"{path} was not backed up: it {reason}", service="backup")
 
 

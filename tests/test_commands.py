@@ -7,12 +7,13 @@ import re
 import runpy
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from runtime.process.settings import Settings
+from runtime.storage.sqlite import SqliteFile
 from shop import replay
 from shop.app import Shop
 from tests.conftest import eventually
@@ -76,6 +77,21 @@ def test_a_command_on_a_damaged_file(
     monkeypatch.setattr("service.configure_logs", lambda *_: None)
     assert Shop._run_command(argparse.Namespace(run=run)) == 1
     assert capfd.readouterr().err == "shop: database disk image is malformed\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_a_journal_that_is_locked_cannot_begin_elsewhere(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = settings.data_dir / "broker.db"
+    SqliteFile(path, "broker").open()
+    monkeypatch.setenv("DATA_DIR", str(settings.data_dir))
+    monkeypatch.setattr("runtime.process.logs.configure_logs", lambda *_: None)
+    monkeypatch.setattr("runtime.storage.sqlite.BUSY_TIMEOUT_S", 0)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert run_here("-m", "broker", "begin", "orders", f"{'1' * 32}:4") == 1
+    assert capfd.readouterr().err == "broker: database is locked\n"
 
 
 def run_here(*command: str) -> int:
@@ -251,18 +267,19 @@ def test_a_long_replay_tells_how_far_it_is(
 @pytest.mark.parametrize(
     ("variable", "url", "command"),
     [
-        ("SHOP_DATABASE_URL", "postgresql://127.0.0.1:1/shop", ["dead-letters"]),
-        ("BROKER_URL", "nats://a:1", []),
+        ("SHOP_DATABASE_URL", "postgresql://127.0.0.1:1/shop", ["shop", "dead-letters"]),
+        ("BROKER_URL", "nats://a:1", ["shop"]),
+        ("BROKER_URL", "nats://a:1", ["messaging", "tail", "orders"]),
     ],
 )
 def test_a_driver_that_is_missing_is_told_in_a_line(
     world: World, variable: str, url: str, command: list[str]
 ) -> None:
-    """Whether the shop is to run, or a command of it."""
+    """Whether the shop is to run, or a command."""
     where = world.settings.data_dir
     for module in ("psycopg", "nats"):  # found before the real ones
         (where / f"{module}.py").write_text(f"raise ModuleNotFoundError('no {module}')")
-    ended = world.finish("-m", "shop", *command, PYTHONPATH=str(where), **{variable: url})
+    ended = world.finish("-m", *command, PYTHONPATH=str(where), **{variable: url})
     assert ended.returncode == 1, ended
     (line,) = ended.stderr.splitlines()
     assert "requirements-scale.txt" in line

@@ -89,6 +89,35 @@ def test_from_a_number_or_from_now_on(
     assert complaint == ""
 
 
+class Empty(Journal):
+    """A journal without an order, until three come after a while."""
+
+    def __init__(self) -> None:
+        super().__init__(begun=None)
+        self.polls = 0
+
+    def poll(self, timeout_s: float) -> list[Message]:
+        self.polls += 1
+        if self.polls == 20:
+            for n in (1, 2, 3):
+                self.tell("orders", Place(EPOCH, n), n)
+        return super().poll(timeout_s)
+
+
+@pytest.mark.parametrize(("first", "expected"), [(1, [1, 2, 3]), (3, [3]), (None, [1, 2, 3])])
+def test_of_a_stream_that_has_not_begun(
+    first: int | None,
+    expected: list[int],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("messaging.follower.WANT_INTERVAL_S", 0)
+    journal = Empty()
+    tail(journal, "orders", first, lambda _: journal.polls > 40)
+    printed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [event["data"]["n"] for event in printed] == expected
+
+
 def test_it_ends_when_nobody_reads_any_more(world: World) -> None:
     """As in ``tail … | head -n 1``, though no further event comes."""
     process = subprocess.Popen(

@@ -159,7 +159,8 @@ class _ProblemTask(_Answer, ErrorTask):  # type: ignore[misc]
 
     def execute(self) -> None:
         error = self.request.error
-        body = problem.document(error.code, error.body.rstrip(".") + ".", self.request.path)
+        path = self.request.path.encode("latin-1").decode(errors="replace")  # as WSGI has bytes
+        body = problem.document(error.code, error.body.rstrip(".") + ".", path)
         self.status = f"{error.code} {error.reason}"
         self.response_headers += [
             ("Content-Type", problem.CONTENT_TYPE),

@@ -50,7 +50,11 @@ class Key(NamedTuple):
         spacing is the same request.
         """
         if not KEY.fullmatch(given):
-            raise Refused(FieldError(HEADER, "must be 1 to 255 visible ASCII characters"))
+            raise Refused(
+                FieldError(
+                    HEADER, "must be 1 to 255 visible ASCII characters, or a string in quotes"
+                )
+            )
         # Here JSON's quotes and escapes are those of structured fields. Earlier versions kept a key
         # as it was sent, so that "a" and a were two keys; now they are one.
         quoted = given if given.startswith('"') else json.dumps(given)

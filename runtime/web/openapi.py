@@ -73,6 +73,7 @@ class Readiness(BaseModel):
     outbox_waiting: int = 0
     inbox_behind: dict[str, int | None] = {}
     dead: int = 0
+    standby: bool = False
 
 
 # /metrics is text.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from random import getrandbits
+from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -246,6 +247,7 @@ class _Readiness:
 
 def on_first_request(name: str, make: Callable[[Settings], App]) -> WSGIApplication:
     """An app for other WSGI servers, made by its first request: importing it opens nothing."""
+    making = Lock()  # several may come first
 
     @cache
     def app() -> App:
@@ -254,6 +256,8 @@ def on_first_request(name: str, make: Callable[[Settings], App]) -> WSGIApplicat
         return make(settings)
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        return app()(environ, start_response)
+        with making:
+            made = app()
+        return made(environ, start_response)
 
     return answer

@@ -72,15 +72,10 @@ def _read_files(folders: dict[str, Path]) -> dict[str, bytes]:
 
 
 def _linked(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The files, with a hash of its content in each reference to one of them.
+    """The files, with a hash of all of them in each reference from one to another.
 
     So a new page never runs an old script that a browser has kept.
     """
-
-    def linked(path: str) -> bytes:
-        return REFERENCE.sub(lambda found: name(found[0]), files[path])
-
-    def name(path: bytes) -> bytes:
-        return path + b"?v=" + etag_of(linked(path.decode()))[:12].encode()
-
-    return {path: linked(path) for path in files}
+    version = etag_of(b"".join(files[path] for path in sorted(files)))[:12].encode()
+    link = partial(REFERENCE.sub, rb"\g<0>?v=" + version)
+    return {path: link(content) for path, content in files.items()}

@@ -15,6 +15,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import psutil
 import pytest
 import structlog
+from pydantic_core import from_json
 
 import runtime.web.connection
 import runtime.web.server
@@ -239,6 +240,12 @@ def test_what_is_refused_and_what_follows_is_no_request(
     refused(received, status)
     assert received.startswith(b"HTTP/1.1 505 HTTP Version Not Supported\r\n") == (status == 505)
     assert not app.served
+
+
+def test_a_refusal_names_the_path_as_it_was_asked_for(server: HttpServer) -> None:
+    received = ask(server, b"GET /caf%C3%A9 HTTP/1.1\r\nConnection: close\r\n\r\n")
+    ((_, _, body),) = answers(received)
+    assert from_json(body)["instance"] == "/caf%C3%A9"
 
 
 def test_a_problem_has_no_body_for_head(server: HttpServer) -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,13 +20,14 @@ from falcon.testing import TestClient, create_environ
 from runtime import ROOT
 from runtime.process.errors import FieldError, NotFound, Refused, StartError
 from runtime.process.logs import REQUEST_ID
+from runtime.process.settings import Settings
 from runtime.storage.sqlite import SqliteFile
 from runtime.web.problem import MAX_BODY_BYTES
 from runtime.web.requests import documented
-from runtime.web.shell import http_app
+from runtime.web.shell import App, http_app, on_first_request, probe_app
 from tests.conftest import eventually
 from tests.contract import problem
-from tests.runtime.conftest import Probe
+from tests.runtime.conftest import Probe, in_threads
 
 PATHS: dict[str, dict[str, set[str]]] = {
     "inventory": {
@@ -461,6 +463,23 @@ def test_conditions_that_do_not_hold_are_ignored(client: TestClient) -> None:
         )
 
 
+def test_the_first_requests_share_an_app(
+    shared: SqliteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other WSGI servers, which may have several threads at once."""
+    made: list[App] = []
+    monkeypatch.setattr("runtime.web.shell.configure_logs", lambda *_: None)
+
+    def make(_: Settings) -> App:
+        time.sleep(0.05)  # so that others come meanwhile
+        made.append(probe_app(None, Probe()))
+        return made[0]
+
+    client = TestClient(on_first_request("test", make))
+    answers = in_threads(shared, [lambda: client.simulate_get("/livez")] * 4)
+    assert ([answer.status_code for answer in answers], len(made)) == ([200] * 4, 1)
+
+
 def test_a_new_page_names_new_files(
     shared: SqliteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -491,5 +510,15 @@ def test_a_new_page_names_new_files(
     assert loaded() == before
     with (common / "page.js").open("a") as script:
         script.write("// changed")
-    changed = {url.partition("?")[0] for url in loaded() - before}
-    assert changed == {"/shared/page.js", "/static/shop.js"}
+    assert not loaded() & before
+
+
+def test_scripts_may_name_each_other_and_what_is_not_there(
+    shared: SqliteFile, tmp_path: Path
+) -> None:
+    (tmp_path / "index.html").write_text("")
+    for own, other in ("ab", "ba"):
+        script = f'import "/static/{other}.js"; // unlike /static/nowhere.js'
+        (tmp_path / f"{own}.js").write_text(script)
+    client = TestClient(http_app(shared, Probe(), documented("Test"), tmp_path))
+    assert re.match(r'import "/static/b.js\?v=\w+";', client.simulate_get("/static/a.js").text)
