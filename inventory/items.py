@@ -74,7 +74,7 @@ class Items:
     def change(self, changes: Sequence[NewStatus]) -> list[dict[str, Any] | NotFound]:
         """Change the status of items, one by one; returns each after its change, or `NotFound`.
 
-        An item that has the status already does not change.
+        An item that already has the status is left unchanged.
         """
         outcomes: list[dict[str, Any] | NotFound] = []
         changed: dict[int, _Row] = {}

@@ -102,11 +102,9 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
     if arguments.action in ("show", "discard"):
         body = bytes(letters.get(arguments.id).body)
         deliver(body.decode(errors="backslashreplace"))  # before it is gone
-    if arguments.action == "show":
-        return 0
-    if arguments.action == "discard":
-        letters.discard(arguments.id)
-        deliver(f"{arguments.id}  was discarded")
+        if arguments.action == "discard":
+            letters.discard(arguments.id)
+            deliver(f"{arguments.id}  was discarded")
         return 0
     mended = _read(arguments.file) if arguments.action == "mend" else None
     is_all = arguments.action == "retry" and arguments.all

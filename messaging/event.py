@@ -47,7 +47,7 @@ class Event(NamedTuple):
 
     @classmethod
     def parse(cls, stream: str, place: Place, body: bytes) -> "Event":
-        """Read a document, unknown members aside; `pydantic.ValidationError` if it is none."""
+        """Read a document, unknown members aside; `pydantic.ValidationError` if it is not one."""
         read = _Document.model_validate_json(body)
         return cls(stream, place, read.type, read.subject, read.time, read.data, read.correlationid)
 
@@ -62,7 +62,7 @@ class Fact(NamedTuple):
 
 
 def correlation_id(body: bytes) -> str | None:
-    """The id of the request that caused an event; None where it has none, or is no document."""
+    """The id of the request that caused an event; None if it has none, or is not a document."""
     with suppress(ValueError):
         return _Envelope.model_validate_json(body).correlationid
     return None

@@ -65,19 +65,17 @@ class Exchange(threading.Thread):
         self._transport = transport
         self._clock = clock
         self._inherits = inherits
-        self._stream = outbox.stream
         self._term = 1
         self._begin()
         self._stop_at: float | None = None
         self._publish_at = float("-inf")
         self._was_up = False
         self._unreached_at: float | None = clock() + UNREACHED_S
-        database.listeners.append(transport.wake)
+        database.on_commit.append(transport.wake)
 
     def _begin(self) -> None:
         """Forget the progress so far: the database and the journal know it."""
-        broker = self._transport
-        self._publisher = Publisher(self._outbox, broker.publish, broker.fetch, self._clock)
+        self._publisher = Publisher(self._outbox, self._transport, self._clock)
         self._inheritance = self._inherits and Inheritance(
             self._database, self._outbox, self._inherits, self._clock
         )
@@ -181,7 +179,10 @@ class Exchange(threading.Thread):
 
     def _turn(self, messages: list[Message]) -> None:
         readers = self._listeners()
-        asking: Mapping[str, Publisher | Follower] = {self._stream: self._publisher, **readers}
+        asking: Mapping[str, Publisher | Follower] = {
+            self._outbox.stream: self._publisher,
+            **readers,
+        }
         for message in messages:
             match message:
                 case Ack(_, place, digest):

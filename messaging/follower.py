@@ -76,7 +76,7 @@ class Follower:
         return head.sequence - (place.sequence if head.epoch == place.epoch else 0)
 
     def listen(self, transport: Transport, for_s: float) -> None:
-        """Receive for so many seconds at most, and ask for what is missing."""
+        """Receive for up to ``for_s`` seconds, and ask for what is missing."""
         for message in transport.poll(for_s):
             match message:
                 case Replay(_, Run(self.stream, bodies=[]) as end):
@@ -212,6 +212,6 @@ class Follower:
         return self._clock() < self._pause_until
 
     def pause(self, for_s: float) -> None:
-        """Drop events for so many seconds, and ask for them after that."""
+        """Drop events for ``for_s`` seconds, and ask for them after that."""
         self._pause_until = self._clock() + for_s
         self._early, self._gap = {}, True

@@ -315,11 +315,6 @@ def place_of(database: Database, stream: str) -> Place:
     return Place(row.epoch, row.sequence) if row else START
 
 
-def is_placed(database: Database, stream: str) -> bool:
-    """Whether a place was stored, even that before the first event."""
-    return bool(Cursor.select().where(Cursor.stream == stream).exists(database))
-
-
 def move(database: Database, stream: str, old: Place, new: Place) -> None:
     """Move on in the open transaction; `OperationalError` if another copy has done so."""
     if not database.run(MOVE, stream, *new, *old).rowcount:

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from messaging.event import Event
 from messaging.follower import Follower, Received
-from messaging.inbox import BROKEN, Handlers, Reader, is_placed
+from messaging.inbox import BROKEN, Handlers, Reader
 from messaging.outbox import Outbox
+from messaging.tables import Cursor
 from messaging.transports.wire import JOURNAL, START, Place, Run
 from runtime.storage.database import Database
 
@@ -76,7 +77,8 @@ class Heir(Reader):
 class Beginning(Follower):
     """Reads the journal's own stream, for the time at which the journal was made.
 
-    ``begun`` is None while the journal is not connected."""
+    ``begun`` is None while the journal is not connected.
+    """
 
     begun: datetime | None = None
 
@@ -128,7 +130,8 @@ class Inheritance:
         begun = self._beginning.begun
         if begun is None:
             return ""
-        if is_placed(self._database, stream) or self._knows(begun, _time(stream, events)):
+        is_placed = Cursor.select().where(Cursor.stream == stream).exists(self._database)
+        if is_placed or self._knows(begun, _time(stream, events)):
             return None
         return (
             "this database is new, and the journal cannot know all that was done about these "

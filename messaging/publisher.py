@@ -8,6 +8,7 @@ import structlog
 from messaging.event import Event
 from messaging.outbox import Outbox
 from messaging.timeout import Timeout
+from messaging.transports.forwarder import Transport
 from messaging.transports.wire import RUN_EVENTS, START, Place, Run, digest, runs
 from runtime.process.clock import age_s
 
@@ -36,15 +37,13 @@ class Publisher:
     def __init__(
         self,
         outbox: Outbox,
-        publish: Callable[[Run], None],
-        fetch: Callable[[str, Place], None],
+        transport: Transport,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.problem: str | None = None
         self.published = self.resent = self.acked = 0  # since it began
         self._outbox = outbox
-        self._publish = publish
-        self._fetch = fetch
+        self._transport = transport
         self._clock = clock
         self._epoch: bytes | None = None  # None until the outbox was looked at
         self._noted_at = float("-inf")
@@ -123,7 +122,7 @@ class Publisher:
             if self._asked_at > float("-inf") and not self.problem:
                 self._timeout.expired()
             self._asked_at = now
-            self._fetch(self._outbox.stream, self._after)
+            self._transport.fetch(self._outbox.stream, self._after)
 
     def _send_window(self, head: Place, now: float) -> None:
         if self._sent > self._acked and now - self._progress_at >= self._timeout.seconds:
@@ -148,7 +147,7 @@ class Publisher:
             rows = self._outbox.rows(begin, min(begin + RUN_EVENTS, up_to))
             events = ((Place(self._epoch, sequence), body) for sequence, body in rows)
             for run in runs(self._outbox.stream, Place(self._epoch, begin), events):
-                self._publish(run)
+                self._transport.publish(run)
         self._sent_at = self._clock()
 
     def _rewind(self, now: float, acked: int) -> None:

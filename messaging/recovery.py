@@ -49,7 +49,7 @@ def begin_epoch(database: Database, outbox: Outbox) -> tuple[Place, Place]:
         old, count = outbox.head().place, 0
         previous: bytes | None = None
         if epoch <= old.epoch:
-            raise StartError("the clock is behind the time at which this database was made")
+            raise StartError("the clock is behind this database's creation time")
         for after in range(outbox.oldest() - 1, old.sequence, STEP_ROWS):
             for sequence, body in outbox.rows(after, after + STEP_ROWS):
                 count += 1
@@ -92,7 +92,8 @@ def _new_epoch_arguments(parser: argparse.ArgumentParser) -> None:
 def _new_epoch(service: Any, arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         raise StartError(
-            "readers will get all its events again: read docs/operations.md, then add --yes"
+            "readers will receive all of this service's events again: "
+            "read docs/operations.md, then add --yes"
         )
     old, new = begin_epoch(service.database, service.outbox)
     deliver(f"{service.outbox.stream}  {new}, it was {old}")

@@ -94,7 +94,7 @@ class Retention(threading.Thread):
         jumped = ahead > self._days * JUMP and any(self._has_older(c, believed) for c in PRUNED)
         if jumped and not self._jumped:
             log.error(
-                "the clock is ahead of what was expected: nothing is deleted because of it",
+                "the clock is further ahead than expected: nothing is deleted because of it",
                 days=round(ahead / timedelta(days=1), 1),
             )
         self._jumped = jumped

@@ -1,6 +1,6 @@
 """How long to wait for an answer before asking again (RFC 6298)."""
 
-MAX_BACKOFF = 8  # doubling ends at so many times the measured time
+MAX_BACKOFF = 8  # doubling stops at this multiple of the measured time
 LONGEST_S = 10.0  # longer answers come from a process that stood still, not from the line
 
 
@@ -24,7 +24,7 @@ class Timeout:
         return min((self._smoothed_s or 0) + 4 * self._variation_s, LONGEST_S)
 
     def answered(self, took_s: float, repeated: bool = False) -> None:
-        """An answer came so long after the last request, which may have been ``repeated``."""
+        """An answer came ``took_s`` after the last request, which may have been ``repeated``."""
         if not repeated:
             self._measure(took_s)
         if not repeated or took_s < self._usual_s:

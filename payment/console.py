@@ -29,7 +29,7 @@ class Console(threading.Thread):
         self._committed = threading.Event()
         self._stopping = False
         self._shown = 0
-        database.listeners.append(self._committed.set)
+        database.on_commit.append(self._committed.set)
 
     def run(self) -> None:
         """Announce new payments until `stop`."""

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from runtime.process.commands import command_line
 from runtime.process.output import complain, deliver
-from runtime.process.settings import Settings, load_settings
+from runtime.process.settings import NAMES, load_settings
 from runtime.process.signals import ended_by_signals
 from runtime.storage.database import BUSY_TIMEOUT_S
 
@@ -17,7 +17,6 @@ EXAMPLES = """\
 %(prog)s /backups/today
 DATA_DIR=/var/lib/parrot-shop %(prog)s /backups/today"""
 URL = "_database_url"
-OWN = {"broker", *(name.removesuffix(URL) for name in Settings.model_fields if name.endswith(URL))}
 SQLITE = b"SQLite format 3\0"  # the beginning of a file (sqlite.org/fileformat.html)
 PAGES = 1000  # copied in one step; signals are noticed between steps
 
@@ -66,7 +65,7 @@ def nobody_commits(paths: Iterable[Path]) -> Iterator[None]:
 
 def left_out(path: Path) -> str | None:
     """Why a file stays behind; None if it is a database of a service, a user's own included."""
-    if path.stem not in OWN and not _has_outbox(path):
+    if path.stem not in NAMES and not _has_outbox(path):
         return "is not the database of a service"
     return "has moved to PostgreSQL" if _has_table(path, "retired") else None
 

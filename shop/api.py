@@ -132,7 +132,7 @@ class UserResource:
     def on_post_new(self, req: Request, resp: Response, json: NewUser) -> Change:
         """Create a user.
 
-        Names need not be unique, ids are.
+        Names need not be unique; ids are.
         """
         return Change(self._users.create, json.name, created)
 

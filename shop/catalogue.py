@@ -47,7 +47,7 @@ class Catalogue:
         return int(self.database.run(TOKEN).fetchone()[0])
 
     def find(self, item_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-        """The existing ones of these items, active or not, by id; do not change the rows."""
+        """Those of these items that exist, active or not, by id; callers must not modify them."""
         token = self.token()
         if self._known[0] != token:
             self._known = token, {}

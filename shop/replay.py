@@ -82,6 +82,5 @@ COMMAND: Command = Command(
     name="replay",
     about="rebuild the catalogue from the first event on",
     examples="%(prog)s",
-    arguments=lambda _: None,
     run=_run,
 )

@@ -103,7 +103,7 @@ def test_slow_clients_shut_nobody_out(shop_alone: World) -> None:
     """While 1,100 of them knock, who buys is answered, and who asks whether it lives."""
 
     def complaints() -> int:
-        return shop_alone.output("shop", "stderr").count("all connections are taken")
+        return shop_alone.output("shop", "stderr").count("all connections are in use")
 
     with knocking(shop_alone, 1100, b"GET / HTTP/1.1\r\nX-Drip: ", b"x"):
         eventually(complaints)

@@ -151,7 +151,9 @@ def test_a_list_of_orders_is_one_message_one_ack_and_three_commits(
     """From outbox to inbox; each commit is one flush, the writer's own (above) included."""
     stocked.orders.checkout([Checkout(1, [1])] * number)
     sent: list[Run] = []
-    publisher = Publisher(stocked.outbox, sent.append, lambda *_: None)
+    publisher = Publisher(
+        stocked.outbox, SimpleNamespace(publish=sent.append, fetch=lambda *_: None)
+    )
     publisher.step()
     publisher.handle_end(Run("orders", START, START, []))  # an empty journal
     publisher.step()

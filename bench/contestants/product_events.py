@@ -91,7 +91,7 @@ def consume(job: Job) -> None:
         if tally.complete:
             complete.set()
 
-    database.listeners.append(committed)
+    database.on_commit.append(committed)
     handlers: dict[str, Handlers] = {job.name: {"bench.happened": happened}}
     outbox = Outbox(database, f"{job.name}-reader", "/bench")
     exchange = _exchange(database, outbox, handlers, _transport(outbox, handlers))

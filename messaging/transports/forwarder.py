@@ -32,7 +32,7 @@ REFUSALS = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the broker does not know our key: see DATA_DIR/keys",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "our keys do not match the broker's, "
     "or BROKER_CURVE differs: see DATA_DIR/keys",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "BROKER_CURVE is on here and off there, or the reverse",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "BROKER_CURVE is on here and off there, or vice versa",
 }
 MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(REFUSALS)
 
@@ -73,7 +73,7 @@ class Transport(Protocol):
         """Ask for the events after a place; they come as `Replay` messages."""
 
     def poll(self, timeout_s: float) -> list[Message]:
-        """Wait for messages, including acks and replays, for at most so long."""
+        """Wait for messages, including acks and replays, for up to ``timeout_s`` seconds."""
 
     def wake(self) -> None:
         """End the wait of `poll`; for any thread."""
@@ -172,7 +172,7 @@ class Peer:
         self._publisher.send(last)
 
     def poll(self, timeout_s: float) -> list[Message]:
-        """Wait for messages for at most so long, and take those that have arrived."""
+        """Wait for messages for up to ``timeout_s`` seconds, and take those that have arrived."""
         messages: list[Message] = []
         if self._refused_at and time.monotonic() - self._refused_at >= RECONNECT_AFTER_S:
             self._reconnect()

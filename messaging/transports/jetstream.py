@@ -45,7 +45,7 @@ from runtime.process.settings import Settings, without_password
 log = structlog.get_logger(__name__)
 
 STORE_TRIES = 3  # in a row, before the next time-out tries again
-BATCH_EVENTS = 8  # a batch costs a server as much as about so many single events
+BATCH_EVENTS = 8  # a batch costs a server about as much as this many single events
 RECONNECT_AFTER_S = 1
 PING_INTERVAL_S = 2  # a server that has not answered one by the next is given up
 ANSWER_TIMEOUT_S = 5.0
@@ -435,7 +435,7 @@ class JetStreamTransport:
         return low
 
     async def _read(self, stream: str, number: int, count: int = RUN_EVENTS) -> list[_Found]:
-        """Read so many messages from a number on, as far as the answering server has them.
+        """Read up to ``count`` messages from a number on, as far as the answering server has them.
 
         Any server with the stream may answer. `NatsError` if a part of the answer is missing.
         """
@@ -490,7 +490,7 @@ def _subject(stream: str) -> str:
 
 
 def _place(message: Msg | RawStreamMsg) -> Place | None:
-    """The place of an event; None if a message is none."""
+    """The place of an event; None if a message is not one."""
     headers = message.headers or {}
     with contextlib.suppress(ValueError):
         place = Place.parse(headers.get(PLACE) or headers.get(OLD_PLACE, ""))

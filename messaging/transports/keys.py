@@ -52,7 +52,7 @@ def public_key(folder: Path, name: str) -> bytes:
         raise start_error(f"read {path}", error) from error
     except (ValueError, KeyError):
         pass
-    raise StartError(f"{path} is not a key: restore it, or remove both files of {name}")
+    raise StartError(f"{path} is not a key: restore it, or remove both key files of {name}")
 
 
 def key_pair(folder: Path, name: str) -> KeyPair:

@@ -32,7 +32,7 @@ class Place(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Place":
-        """Read a place as `str` writes it; `ValueError` if it is none."""
+        """Read a place as `str` writes it; `ValueError` if it is not one."""
         if (form := PLACE.fullmatch(text)) and int(form[2]) <= MAX_SEQUENCE:
             return cls(bytes.fromhex(form[1]), int(form[2]))
         raise ValueError(f"{text!r} is not a place: 32 hexadecimal digits, a colon, and a number")
@@ -155,7 +155,7 @@ def pack(message: Message) -> list[bytes]:
 
 
 def unpack(frames: list[bytes]) -> Message:
-    """Turn frames into their message; `WireError` if they are none."""
+    """Turn frames into their message; `WireError` if they do not form one."""
     try:
         word, name, rest = frames[0].split(b"/")
         match word, [rest, *frames[1:]]:

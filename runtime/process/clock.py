@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 COMPLAINT_INTERVAL_S = 60.0
-MAX_COMPLAINTS = 100  # in that time, since strangers may send any number
+MAX_COMPLAINTS = 100  # in this time, since strangers can cause any number
 
 
 def timestamp(moment: datetime | None = None) -> str:

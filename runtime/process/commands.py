@@ -29,8 +29,8 @@ class Command(NamedTuple):
     name: str
     about: str
     examples: str
-    arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Any, argparse.Namespace], int]
+    arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
 
 
 class Parser(argparse.ArgumentParser):

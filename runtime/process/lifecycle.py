@@ -77,6 +77,6 @@ class _Attempt:
         except NotYet as error:
             if str(error) != self._reason:
                 self._reason = str(error)
-                log.warning("the start has to wait", error=self._reason)
+                log.warning("waiting to start", error=self._reason)
             return False
         return True

@@ -68,7 +68,7 @@ def _parts(url: str) -> SplitResult:
 
 
 def checked_database_url(url: str) -> str:
-    """The URL of a database on a server; `ValueError` if it is none."""
+    """The URL of a database on a server; `ValueError` if it is not one."""
     with suppress(ValueError):
         if re.fullmatch(r"postgres(ql)?://\S+", url) and _parts(url):
             return url

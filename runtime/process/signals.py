@@ -18,7 +18,7 @@ ASKING = (signal.SIGTERM, signal.SIGINT)  # handled even if they were ignored
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[float], bool]]:
-    """Handle the signals; return a function that waits for one, for at most so many seconds."""
+    """Handle the signals; return a function that waits for one, up to a number of seconds."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     handlers = [(number, signal.signal(number, lambda *_: None)) for number in _wanted()]

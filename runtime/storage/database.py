@@ -28,7 +28,7 @@ Peewee: Any = peewee.Database  # it has no type hints
 BUSY_TIMEOUT_S = 5
 OPEN_TIMEOUT_S = 1  # while a database is opened: then a log line says so, and it is tried again
 RETRY_S = 1.0
-IDLE_S = 5.0  # after so long without a write, one is tried
+IDLE_S = 5.0  # without a write for this long, one is tried
 ROWS_AT_ONCE = 500  # in one statement
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ class Database(Peewee):  # type: ignore[misc]
 
     def __init__(self, packages: Iterable[str], *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.listeners: list[Callable[[], None]] = []
+        self.on_commit: list[Callable[[], None]] = []
         self.trouble: str | None = None  # why the last write failed; None if it succeeded
         self.packages = tuple(packages)
         self.prepare: Callable[[], None] = lambda: None  # what else to make after the migrations
@@ -108,7 +108,7 @@ class Database(Peewee):  # type: ignore[misc]
     def run(self, sql: str, *parameters: object) -> Any:
         """Run a statement, and return the driver's cursor.
 
-        It is for a checkout's statements, which peewee makes more slowly than SQLite runs them.
+        For the statements of a checkout: peewee takes longer to make them than SQLite to run them.
         """
         return self.execute_sql(sql, parameters)
 
@@ -144,7 +144,7 @@ class Database(Peewee):  # type: ignore[misc]
         """Open a writing transaction, or join this thread's open one.
 
         There is one writer at a time (SQLite's "IMMEDIATE"); within a process, a lock is fairer
-        than SQLite's busy handler. Each commit is followed by a call of the listeners.
+        than SQLite's busy handler. After each commit, what is in ``on_commit`` is called.
         """
         if self.in_transaction():
             yield
@@ -162,7 +162,7 @@ class Database(Peewee):  # type: ignore[misc]
                 self._note(error)
             raise
         self._note(None)
-        for listener in self.listeners:
+        for listener in self.on_commit:
             listener()
 
     def try_writing(self) -> str | None:

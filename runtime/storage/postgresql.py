@@ -306,6 +306,6 @@ class Watch(threading.Thread):
                 self._notify()
 
     def _notify(self) -> None:
-        listeners: list[Callable[[], None]] = self._database.listeners
+        listeners: list[Callable[[], None]] = self._database.on_commit
         for listener in listeners:
             listener()

@@ -94,7 +94,7 @@ class SqliteFile(Database, SqliteDatabase):
                 self._wait_for(error)
         self._waits_for = None
         log.info("the database can be used")
-        for listener in self.listeners:
+        for listener in self.on_commit:
             listener()
 
     def _prepare(self, new: bool) -> None:

@@ -77,7 +77,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
                 self.completed = True
         if self.body_bytes_received > LARGE_BODY_BYTES:
             if len(_large_bodies) >= MAX_LARGE_BODIES and self.body_rcv.buf not in _large_bodies:
-                self.error = _Busy("Too many large bodies are on their way. Try again")
+                self.error = _Busy("Too many large bodies are being received. Try again")
                 self.completed = True
             else:
                 _large_bodies.add(self.body_rcv.buf)

@@ -124,7 +124,7 @@ class KeptList:
         self._kept: tuple[object, _Whole] = None, _Whole.of([])
         self._lock = threading.Lock()
         self._look_at = float("-inf")
-        database.listeners.append(self._look_again)
+        database.on_commit.append(self._look_again)
 
     def _look_again(self) -> None:
         self._look_at = float("-inf")

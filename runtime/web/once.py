@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-import falcon
 from pydantic_core import to_json
 
 from runtime.process.clock import timestamp
 from runtime.process.errors import FieldError, Refused, ShopError
 from runtime.storage.database import Database
-from runtime.storage.writer import hand_in
 
 PACKED_FROM_BYTES = 1024
 ZLIB = b"x"  # its first byte (RFC 1950), with which neither JSON nor "ok" begins
@@ -78,19 +76,6 @@ class Change(NamedTuple):
     key: Key | None = None
 
 
-def submit(req: falcon.Request, resp: falcon.Response, change: Change, body: Any) -> None:
-    """Make a change, and answer; once, if the request has an idempotency key.
-
-    ``body`` is the parsed JSON body, None if there is none.
-    """
-    given = req.get_header(HEADER)
-    key = None if given is None else Key.of(req.path, given, body)
-    answer = hand_in(req.context.database, once, change._replace(key=key))
-    resp.status, resp.data = answer.status, answer.body
-    if answer.location:
-        resp.location = answer.location
-
-
 def created(row: dict[str, Any], location: str | None = None) -> Answer:
     """Answer 201 with the new object, and where it can be found: a path with ``{id}`` in it."""
     return Answer(HTTPStatus.CREATED, to_json(row), location and location.format(**row))
@@ -104,9 +89,9 @@ def changed(row: dict[str, Any]) -> Answer:
 def once(database: Database, changes: Sequence[Change]) -> list[Answer | Exception]:
     """Make changes, except those with an answer kept under their path and key; return all answers.
 
-    It is a rule for a `runtime.storage.writer`. The transaction of an effect keeps its answer, too,
-    so there is never one without the other; a refusal keeps nothing. Of two changes with one key,
-    the second waits for the outcome of the first.
+    It is a `Rule` of the writer (`runtime.storage.writer`). The transaction of an effect keeps its
+    answer, too, so there is never one without the other; a refusal keeps nothing. Of two changes
+    with one key, the second waits for the outcome of the first.
     """
     outcomes: dict[int, Answer | Exception] = {}
     while waiting := [number for number in range(len(changes)) if number not in outcomes]:

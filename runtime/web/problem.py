@@ -16,11 +16,11 @@ MAX_BODY_BYTES = 1024 * 1024
 TITLES = {422: "Unprocessable Content"}  # RFC 9110, 15.5.21; falcon has the older name
 ADVICE = {
     404: "There is nothing at this path: /docs lists all paths.",
-    405: "This path does not take this method: the Allow header names those that it takes.",
-    413: f"A body has at most {MAX_BODY_BYTES} bytes.",
+    405: "This path does not accept this method: the Allow header lists those that it accepts.",
+    413: f"A body may have at most {MAX_BODY_BYTES} bytes.",
     415: "Send Content-Type: application/json.",
     501: "This method is unknown.",
-    503: "The database cannot be used just now. Try again.",
+    503: "The database is not available just now. Try again.",
 }
 
 

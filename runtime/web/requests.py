@@ -12,8 +12,9 @@ from spectree.plugins.falcon_plugin import FalconPlugin
 
 from runtime import VERSION
 from runtime.process.errors import FieldError, Refused
+from runtime.storage.writer import hand_in
 from runtime.web.caching import etag_of, send
-from runtime.web.once import submit
+from runtime.web.once import HEADER, Change, Key, once
 from runtime.web.openapi import Document
 from runtime.web.problem import MAX_BODY_BYTES, Problem
 
@@ -27,7 +28,7 @@ class _Checker(FalconPlugin):
     def validate(
         self, func: Callable[..., Any], query: Any, json: Any, *rest: Any, **params: Any
     ) -> None:
-        """Call a responder; those of POST and PUT return a `Change`, which `submit` makes."""
+        """Call a responder; those for POST and PUT return a `Change`, which `submit` makes."""
         *_, resource, req, resp = rest
         if query is not None:
             params["query"] = _check(query, req.params)
@@ -60,6 +61,19 @@ def documented(title: str) -> SpecTree:
         naming_strategy=lambda model: model.__name__,
         nested_naming_strategy=lambda _parent, child: child,
     )
+
+
+def submit(req: falcon.Request, resp: falcon.Response, change: Change, body: Any) -> None:
+    """Let the writer make a change, and answer; once, if the request has an idempotency key.
+
+    ``body`` is the parsed JSON body, None if there is none.
+    """
+    given = req.get_header(HEADER)
+    key = None if given is None else Key.of(req.path, given, body)
+    answer = hand_in(req.context.database, once, change._replace(key=key))
+    resp.status, resp.data = answer.status, answer.body
+    if answer.location:
+        resp.location = answer.location
 
 
 def _read_json(req: falcon.Request) -> Any:

@@ -126,7 +126,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no type hint
         """Close the connections that have waited for their clients the longest."""
         if now >= self._warn_at:
             self._warn_at = now + WARN_INTERVAL_S
-            log.warning("all connections are taken: idle and slow ones are closed")
+            log.warning("all connections are in use: idle and slow ones are closed")
         channels = self.channels()
         if len(channels) >= self.connections:
             for channel in channels:

@@ -111,7 +111,7 @@ class _Router(CompiledRouter):
 
 
 class _EachRequest:
-    """Surrounds every request: opens the database, puts its id on log lines, and measures it."""
+    """Surrounds each request: opens the database, tags log lines with its id, and measures it."""
 
     def __init__(self, database: Database | None, metrics: CollectorRegistry) -> None:
         self._database = database

@@ -185,7 +185,7 @@ def test_an_event_of_an_older_epoch_is_answered_with_the_newest_ack(
 
 def test_all_that_has_arrived_is_one_commit(bench: Bench, path: Path) -> None:
     commits: list[None] = []
-    bench.journal._database.listeners.append(lambda: commits.append(None))
+    bench.journal._database.on_commit.append(lambda: commits.append(None))
     numbers = range(1, 513)
     orders = [event(n, stream="orders") for n in numbers]
     answers = bench.handle(*map(event, numbers), *orders)

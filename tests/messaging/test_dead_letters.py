@@ -61,7 +61,7 @@ def test_a_letter_that_is_applied_is_no_longer_dead(morgue: Morgue) -> None:
     """It is one or the other at any moment, never both or neither."""
     seen: list[tuple[list[int], int]] = []
     morgue.mend()
-    morgue.database.listeners.append(
+    morgue.database.on_commit.append(
         lambda: seen.append((effects(morgue.database), count_dead(morgue.database)))
     )
     assert morgue.letters.retry(morgue.letter["id"]) is None

@@ -282,7 +282,7 @@ def test_a_handler_is_given_a_list(begun: Bench) -> None:
     An event of a type that nobody knows is kept, and changes nothing.
     """
     commits: list[None] = []
-    begun.database.listeners.append(lambda: commits.append(None))
+    begun.database.on_commit.append(lambda: commits.append(None))
     begun.lists.clear()
     unknown = live(302, type="renamed")
     begun.receive(run_of(*range(3, 260)), *map(live, range(260, 302)), unknown, live(303))

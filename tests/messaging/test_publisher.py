@@ -18,9 +18,9 @@ class Bench:
         self.sent: list[int] = []
         self.runs: list[int] = []
         self.asked: list[Place] = []
-        self.publisher = Publisher(outbox, self._publish, self._fetch, clock)
+        self.publisher = Publisher(outbox, self, clock)
 
-    def _fetch(self, stream: str, after: Place) -> None:
+    def fetch(self, stream: str, after: Place) -> None:
         assert stream == "numbers"
         self.asked.append(after)
 
@@ -46,7 +46,7 @@ class Bench:
                 self.answer(journal, epoch)
         return sent
 
-    def _publish(self, run: Run) -> None:
+    def publish(self, run: Run) -> None:
         assert run.first.epoch == self.epoch
         self.sent += [place.sequence for place, _ in run.events()]
         self.runs.append(len(run.bodies))
@@ -405,7 +405,7 @@ def test_the_acked_sequence_is_noted_for_the_next_start(bench: Bench) -> None:
     """Noted at most once a second: it is for people, not for the protocol."""
     commits: list[None] = []
     bench.emit(3)
-    bench.database.listeners.append(lambda: commits.append(None))
+    bench.database.on_commit.append(lambda: commits.append(None))
     for sequence in (1, 2, 3):
         bench.step()
         bench.ack(sequence)

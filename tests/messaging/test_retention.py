@@ -73,7 +73,7 @@ def test_it_goes_in_small_steps(database: SqliteFile) -> None:
     fill(database, days=50, first=1, count=STEP_ROWS)
     retention = Retention(database, days=30)
     commits: list[list[int]] = []
-    database.listeners.append(lambda: commits.append(sizes(database)[:2]))
+    database.on_commit.append(lambda: commits.append(sizes(database)[:2]))
     before = timestamp()
     assert retention.prune(before)
     assert {row.sequence for row in Inbox.select().execute(database)} == {

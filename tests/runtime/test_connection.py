@@ -482,7 +482,7 @@ def test_who_waits_long_for_its_client_makes_room(
                     client.sendall(drip)
             assert ask(server, b"GET / HTTP/1.0\r\n\r\n").endswith(b"done")
     (line,) = (line for line in said if line["log_level"] == "warning")
-    assert "all connections are taken" in line["event"]
+    assert "all connections are in use" in line["event"]
 
 
 def occupy(server: HttpServer, app: App, stack: ExitStack, method: bytes = b"GET") -> None:

@@ -36,7 +36,7 @@ def test_every_thread_flushes_its_commits(database: SqliteFile) -> None:
 def test_a_write_is_committed_or_undone(copy: Copy) -> None:
     """Listeners hear of commits only, once each, when others can see what was written."""
     database, other, heard = copy(), copy(), list[list[str]]()
-    database.listeners.append(lambda: heard.append(notes(other)))
+    database.on_commit.append(lambda: heard.append(notes(other)))
     with database.write():
         note(database, "outer")
         with database.write():

@@ -17,8 +17,8 @@ from runtime.process.errors import FieldError, Refused, ShopError
 from runtime.storage.sqlite import SqliteFile
 from runtime.storage.tables import KeptAnswer
 from runtime.storage.writer import commit
-from runtime.web.once import Answer, Change, Key, created, once, submit
-from runtime.web.requests import documented
+from runtime.web.once import Answer, Change, Key, created, once
+from runtime.web.requests import documented, submit
 from runtime.web.shell import http_app
 from tests.runtime.conftest import Copy, Probe, note, notes
 

@@ -520,7 +520,7 @@ def claim(copy: Copy, postgres_url: str) -> Iterator[Copy]:
         made = copy(more=more)
         claimed.append(made)
         made.heard = Counter()
-        made.listeners.append(partial(made.heard.update, "1"))
+        made.on_commit.append(partial(made.heard.update, "1"))
         made._watch.run = partial(until_exit, made._watch.run)
         made.claim()
         return made
@@ -568,7 +568,7 @@ def test_a_copy_that_stands_still_loses_its_lead(three: list[Any]) -> None:
     (first,) = leaders(three)
     others = [each for each in three if each is not first]
     go_on = threading.Event()
-    first.listeners.append(go_on.wait)
+    first.on_commit.append(go_on.wait)
     confirm(others[0], "heard by whoever leads")
     try:
         eventually(lambda: leaders(others))

@@ -71,7 +71,7 @@ class Desk:
         self.answered = threading.Semaphore(0)
         self.writer = Writer(self.answered.release)
         self.commits = 0
-        database.listeners.append(self._count)
+        database.on_commit.append(self._count)
 
     def _count(self) -> None:
         self.commits += 1

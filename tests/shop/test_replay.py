@@ -65,7 +65,7 @@ def test_the_shop_sells_from_the_old_catalogue_meanwhile(
     """The old and the new change places in one step."""
     user = create_user(stocked, "Kesha")
     seen: list[int] = []
-    stocked.database.listeners.append(lambda: seen.append(len(stocked.catalogue.on_sale())))
+    stocked.database.on_commit.append(lambda: seen.append(len(stocked.catalogue.on_sale())))
     caught_up(monkeypatch, lambda: checkout(stocked, user["id"], [1, 3]))
     assert COMMAND.run(stocked, Namespace()) == 0
     assert set(seen) == {2}
@@ -81,7 +81,7 @@ def test_only_what_differs_is_written(stocked: Shop, monkeypatch: pytest.MonkeyP
     Item.update(name="?").where(Item.id != 3).execute(stocked.database)
     unnamed: list[int] = []
     wrong = Item.select().where(Item.name == "?")
-    stocked.database.listeners.append(lambda: unnamed.append(wrong.count(stocked.database)))
+    stocked.database.on_commit.append(lambda: unnamed.append(wrong.count(stocked.database)))
     assert COMMAND.run(stocked, Namespace()) == 0
     assert unnamed == [1, 0]
 

@@ -274,7 +274,7 @@ class ServiceProcess(Process):
     @property
     def stream(self) -> str:
         """The stream that it writes."""
-        return str(self.exchange._stream)
+        return str(self.exchange._outbox.stream)
 
     def _step(self) -> None:
         goes_on = self.exchange.step()
