@@ -108,10 +108,10 @@ class Player:
                 self.load.start()
                 begun = time.monotonic()
                 self._hit(faults, begun + limit_s, stopped)
-                if stopped(0):
-                    self._progress.clear()
-                    deliver("Ending early. It will be checked; one more signal ends it at once.")
                 with stop_signals() as stopped_again:
+                    if stopped(0):
+                        self._progress.clear()
+                        deliver("Ending early. It will be checked; another signal ends it at once.")
                     self._rest(begun, stopped_again)
             finally:
                 self._progress.clear()
