@@ -1,5 +1,6 @@
 """The rules of payments, and what is told of them."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -134,17 +135,35 @@ def test_a_hundred_payers_are_shown(payment: Payment) -> None:
     assert [user["user_id"] for user in totals["users"]][:3] == [150, 1, 151]
 
 
-@pytest.mark.parametrize("server", [False, True])
-def test_totals_of_a_database_of_before(
-    server: bool, settings: Settings, request: pytest.FixtureRequest
-) -> None:
-    """They are filled from the payments that are there, and go on from there."""
+@pytest.fixture(params=["a file", "a server"])
+def unopened(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Payment]:
+    """Payment, on a database that is still empty."""
     changes = {}
-    if server:
+    if request.param == "a server":
         changes = {"payment_database_url": request.getfixturevalue("postgres_url")}
-    payment = Payment(settings.model_copy(update=changes))
-    folder = ROOT / "payment" / "migrations"
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    payment = Payment(settings.model_copy(update=changes))
+    yield payment
+    (payment.database.close_all if changes else payment.database.close)()
+
+
+def test_totals_end_at_the_largest_number(unopened: Payment) -> None:
+    """Nine million of the largest payments make so much; no payment fails because of it."""
+    largest, payment = 2**63 - 1, unopened
+    payment.database.open()
+    pay(payment, 1, 10**12)
+    payment.database.run("UPDATE total SET sum = ?", largest - 5)
+    for price in (5, 5, 10**12):
+        pay(payment, 1, price)
+    users = [{"user_id": 1, "count": 4, "sum": largest}]
+    assert payment.payments.totals() == {"count": 4, "sum": largest, "users": users}
+    assert type(payment.payments.totals()["sum"]) is int
+
+
+def test_totals_of_a_database_of_before(unopened: Payment) -> None:
+    """They are filled from the payments that are there, and go on from there."""
+    payment = unopened
+    folder = ROOT / "payment" / "migrations"
     Runner(payment.database, folder, table_name="payment_migration").up("0001_payments")
     for user_id, price in ((1, 100), (2, 50), (1, 7)):
         payment.database.run(BEFORE, user_id, price, False)
@@ -156,4 +175,3 @@ def test_totals_of_a_database_of_before(
         payment.database.run("INSERT INTO payment SELECT * FROM payment WHERE id < 0")  # nothing
     check_totals(payment)
     assert payment.payments.totals(2)["sum"] == 140
-    (payment.database.close_all if server else payment.database.close)()
