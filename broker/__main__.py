@@ -38,7 +38,7 @@ def begin_at(stream: str, first: Place) -> None:
             raise StartError("BROKER_URL is set: NATS is the broker; see docs/operations.md")
         journal.open()
         journal.begin(stream, first)
-    except (ShopError, PeeweeException, sqlite3.Error) as error:
+    except (ShopError, PeeweeException, sqlite3.Error, OSError) as error:
         complain(f"broker: {one_line(error)}", service="broker")
         raise SystemExit(1) from None
     deliver(f"{stream}  begins at {first}")

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import structlog
 
+from messaging.event import previous
 from messaging.timeout import Timeout
 from messaging.transports.forwarder import Transport
-from messaging.transports.wire import START, Place, Replay, Run
+from messaging.transports.wire import START, Place, Replay, Run, digest
 
 log = structlog.get_logger(__name__)
 
-EARLY_RUNS = 16  # what the journal has stored before it answers, under full load
+EARLY_RUNS = 16  # as many as come, under full load, before the journal answers
 WANT_INTERVAL_S = 0.5  # the very last event leaves no gap to notice, so a follower keeps asking
 
 
@@ -39,7 +40,7 @@ class Follower:
         self.duplicates = self.gaps = 0
         self._clock = clock
         self._received: list[Received] = []  # in order, and not yet taken
-        self._early: dict[Place, Run] = {}  # what came after a gap, by its first place
+        self._early: dict[Place, Run] = {}  # those that came after a gap, by their first place
         self.head: Place | None = None  # the journal's; None while it does not answer
         self._gap = False
         self._wanted: Place | None = None  # what the journal was asked for, and has not answered
@@ -131,9 +132,15 @@ class Follower:
             self._receive_early()
 
     def _receive_early(self) -> None:
-        """Receive what came too early and is due now."""
+        """Receive what came too early and is due now, unless it names another event before it.
+
+        It may be of a writer that was restored meanwhile, or of a copy.
+        """
         while self._early and self._early[first := min(self._early)].follows <= self._tip():
-            self.receive(self._early.pop(first))
+            run, (_, tip, body) = self._early.pop(first), self._received[-1]
+            due = [own for place, own in run.events() if place > tip]
+            if due and previous(due[0]) in (None, digest(body)):
+                self.receive(run)
             self._gap = bool(self._early)
 
     def compare(self, known: list[tuple[Place, bytes]]) -> bool:
@@ -158,6 +165,8 @@ class Follower:
         self.head = end.first
         if self.is_answered_by(end):
             self._wanted = None
+            if end.first <= self._tip():  # the journal does not have what came between, either
+                self._early = {}
             self._timeout.answered(self._clock() - self._wanted_at, self._is_repeated)
 
     def is_answered_by(self, end: Run) -> bool:

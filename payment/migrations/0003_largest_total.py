@@ -1,4 +1,4 @@
-"""Totals end at the largest number of a database: one more payment would fail on PostgreSQL."""
+"""A total ends at the largest number: beyond it SQLite rounded, and PostgreSQL refused payments."""
 
 from peewee import SqliteDatabase
 
@@ -26,4 +26,5 @@ POSTGRESQL = f"""
 def up(migrator, db):
     if isinstance(db, SqliteDatabase):
         db.execute_sql("DROP TRIGGER totals")
+        db.execute_sql(f"UPDATE total SET sum = {LARGEST} WHERE typeof(sum) = 'real'")
     db.execute_sql(SQLITE if isinstance(db, SqliteDatabase) else POSTGRESQL)

@@ -7,20 +7,22 @@ from peewee import DatabaseError, OperationalError
 from pydantic import TypeAdapter
 from structlog.testing import capture_logs
 
-from messaging.event import Event
+from messaging.event import Event, Fact, document
 from messaging.follower import EARLY_RUNS
 from messaging.inbox import Reader, count_dead, move
 from messaging.tables import DeadLetter, Inbox
-from messaging.transports.wire import START, Place, Run
+from messaging.transports.wire import START, Place, Run, digest
 from runtime.storage.sqlite import SqliteFile
 from tests.messaging.conftest import (
     EPOCH,
     NEWER,
+    NOON,
     OLDER,
     Clock,
     effects,
     fail_after_commit,
     live,
+    single,
 )
 
 
@@ -129,7 +131,7 @@ def test_events_after_a_gap_wait_for_the_missing_ones_which_are_wanted_once(
     assert begun.reader.want() is None
     begun.receive(live(3))
     assert begun.effects == [1, 2, 3, 4, 5]
-    begun.end(Place(EPOCH, 5), follows=Place(EPOCH, 5))
+    begun.end(Place(EPOCH, 7), follows=Place(EPOCH, 5))
     assert begun.reader.want() == Place(EPOCH, 5)
     begun.receive(live(6))
     assert begun.effects == [1, 2, 3, 4, 5, 6, 7]
@@ -146,7 +148,50 @@ def test_sixteen_runs_at_most_wait_for_the_missing_ones(begun: Bench) -> None:
     assert begun.reader.place == Place(EPOCH, 23)
 
 
-@pytest.mark.parametrize("forget", [Reader.disconnect, lambda reader: reader.pause(0)])
+def story(text: str, *numbers: int, after: bytes = live(2).bodies[0]) -> list[Run]:
+    """Events of one writer, each of which names the one before it."""
+    runs = []
+    for n in numbers:
+        place, fact = Place(EPOCH, n), Fact(text, NOON, {"n": n})
+        after = document("/test", place, "counted", fact, digest(after))
+        runs.append(single("numbers", place, after))
+    return runs
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_early_event_of_another_story_is_dropped(begun: Bench, together: bool) -> None:
+    """Its writer was restored meanwhile, or it is a copy's."""
+    begun.receive(story("lost", 3, 4)[1])
+    told = story("new", 3, 4, 5)
+    if together:
+        begun.receive(joined_run(told))
+    else:
+        begun.receive(*told)
+    assert [body for *_, body in begun.inbox[2:]] == [body for run in told for body in run.bodies]
+    assert begun.reader.problem is None
+
+
+def joined_run(runs: list[Run]) -> Run:
+    """These events as one run."""
+    return runs[0]._replace(bodies=[body for run in runs for body in run.bodies])
+
+
+def test_an_early_run_is_cut_where_it_overlaps(begun: Bench) -> None:
+    told = story("new", 3, 4, 5, 6)
+    begun.receive(joined_run(told[1:]))
+    begun.receive(joined_run(told[:2]))
+    assert begun.effects == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "forget",
+    [
+        Reader.disconnect,
+        lambda reader: reader.pause(0),
+        lambda reader: reader.handle_end(Run("numbers", reader.want(), Place(EPOCH, 2), [])),
+    ],
+    ids=["disconnect", "pause", "the journal has none"],
+)
 def test_early_events_are_forgotten(begun: Bench, forget: Callable[[Reader], None]) -> None:
     begun.receive(live(4))
     forget(begun.reader)
