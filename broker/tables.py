@@ -1,4 +1,4 @@
-"""The tables of the journal; their history is in ``migrations``."""
+"""The tables of the journal; a change here needs the next file in ``migrations``."""
 
 from peewee import BigIntegerField, BlobField, CharField, CompositeKey
 

@@ -1,4 +1,4 @@
-"""The inventory's tables; their history is in ``migrations``."""
+"""The inventory's tables; a change here needs the next file in ``migrations``."""
 
 from peewee import AutoField, BigIntegerField, BooleanField, CharField, IntegerField
 

@@ -1,4 +1,4 @@
-"""The tables of the outbox and the inbox; their history is in ``migrations``."""
+"""The tables of the outbox and the inbox; a change here needs the next file in ``migrations``."""
 
 from peewee import AutoField, BigIntegerField, BlobField, CharField, CompositeKey, TextField
 

@@ -24,7 +24,7 @@ class Payment(Service):
         return handlers(self.payments)
 
     def inherited(self) -> Handlers:
-        """How a new database takes over the payments that earlier ones announced."""
+        """How a new database takes over the payments in the events of earlier ones."""
         return inherited(self.payments)
 
     def routes(self) -> Routes:

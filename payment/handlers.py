@@ -1,4 +1,4 @@
-"""Events in: the shop's orders, and payments that an earlier database announced."""
+"""Events in: the shop's orders, and payments known from the events of earlier databases."""
 
 from uuid import UUID
 

@@ -88,9 +88,9 @@ class Payments:
         return [paid[each.order_id or number].shown() for number, each in enumerate(commands)]
 
     def take_over(self, payments: Sequence[Paid]) -> None:
-        """Enter payments that an earlier database announced, except those that are here already.
+        """Enter payments known from events of earlier databases, except those that are here.
 
-        If its id is taken, a payment gets another. Neither console nor events announce it again.
+        If its id is taken, a payment gets another. Neither console nor events report it again.
         """
         with self._database.write():
             here = {row.id: row for row in self._find(BY_ID, [each.id for each in payments])}

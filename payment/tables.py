@@ -1,4 +1,4 @@
-"""The payment service's tables; their history is in ``migrations``."""
+"""The payment service's tables; a change here needs the next file in ``migrations``."""
 
 from peewee import AutoField, BigIntegerField, BooleanField, CharField, UUIDField
 

@@ -1,4 +1,4 @@
-"""The shop's tables; their history is in ``migrations``."""
+"""The shop's tables; a change here needs the next file in ``migrations``."""
 
 from peewee import (
     AutoField,

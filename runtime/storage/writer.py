@@ -42,6 +42,7 @@ def hand_in(database: Database, rule: Rule[C, T], command: C) -> T:
     """
     request = getcurrent()
     if isinstance(request, _Request):
+        # Back to `_serve`, which collects the commands, and resumes us with the outcome.
         outcome = request.parent.switch((database, rule), command)
     else:
         (outcome,) = commit(database, rule, [command])

@@ -1,4 +1,4 @@
-"""Changes: what a request changes is made once, and a request sent again gets the first answer."""
+"""Changes: each is executed once, and a request that is sent again gets the first answer."""
 
 import hashlib
 import json
@@ -66,8 +66,8 @@ class Key(NamedTuple):
 class Change(NamedTuple):
     """A pending change: a command, the rule that executes lists of such, and how to answer.
 
-    ``answer`` makes the answer from the row that is the command's outcome. A change with a ``key``
-    is made once.
+    ``answer`` makes the answer from the row that is the outcome. A change with a ``key`` is
+    executed once.
     """
 
     rule: Callable[[list[Any]], Sequence[dict[str, Any] | ShopError]]
@@ -87,7 +87,7 @@ def changed(row: dict[str, Any]) -> Answer:
 
 
 def once(database: Database, changes: Sequence[Change]) -> list[Answer | Exception]:
-    """Make changes, except those with an answer kept under their path and key; return all answers.
+    """Execute changes, unless an answer is kept under their path and key; return all answers.
 
     It is a `Rule` of the writer (`runtime.storage.writer`). The transaction of an effect keeps its
     answer, too, so there is never one without the other; a refusal keeps nothing. Of two changes
@@ -103,7 +103,7 @@ def once(database: Database, changes: Sequence[Change]) -> list[Answer | Excepti
                 outcomes[number] = kept[key]
             else:
                 first.setdefault(key[:2] if key else number, number)
-        outcomes |= _made(database, {number: changes[number] for number in first.values()})
+        outcomes |= _executed(database, {number: changes[number] for number in first.values()})
     return [outcomes[number] for number in range(len(changes))]
 
 
@@ -131,8 +131,8 @@ def _again(
     return Answer(status, zlib.decompress(body) if body.startswith(ZLIB) else body, location)
 
 
-def _made(database: Database, changes: dict[int, Change]) -> dict[int, Answer | Exception]:
-    """Make changes, one list for each rule, and keep the answers of those that have a key."""
+def _executed(database: Database, changes: dict[int, Change]) -> dict[int, Answer | Exception]:
+    """Execute changes, one list for each rule, and keep the answers of those that have a key."""
     outcomes: dict[int, Answer | Exception] = {}
     for rule in {change.rule: None for change in changes.values()}:
         own = {number: change for number, change in changes.items() if change.rule == rule}

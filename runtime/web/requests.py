@@ -28,7 +28,7 @@ class _Checker(FalconPlugin):
     def validate(
         self, func: Callable[..., Any], query: Any, json: Any, *rest: Any, **params: Any
     ) -> None:
-        """Call a responder; those for POST and PUT return a `Change`, which `submit` makes."""
+        """Call a responder; for POST and PUT it returns a `Change`, which `submit` has executed."""
         *_, resource, req, resp = rest
         if query is not None:
             params["query"] = _check(query, req.params)
@@ -64,7 +64,7 @@ def documented(title: str) -> SpecTree:
 
 
 def submit(req: falcon.Request, resp: falcon.Response, change: Change, body: Any) -> None:
-    """Let the writer make a change, and answer; once, if the request has an idempotency key.
+    """Have the writer execute a change, and answer; once, if the request has an idempotency key.
 
     ``body`` is the parsed JSON body, None if there is none.
     """

@@ -319,7 +319,7 @@ MUTANTS = [
     ),
     Mutant(
         "an answer is kept in the transaction of its effect",
-        "runtime.web.once:_made",
+        "runtime.web.once:_executed",
         "database.run_rows(KEEP, to_keep)",
         "database.commit(); database.begin(); database.run_rows(KEEP, to_keep)",
         ("crash", "disk"),
