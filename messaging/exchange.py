@@ -179,7 +179,8 @@ class Exchange(threading.Thread):
 
     def _turn(self, messages: list[Message]) -> None:
         readers = self._listeners()
-        asking: Mapping[str, Publisher | Follower] = {
+        # The publisher, too, compares the journal's events of its own stream.
+        receivers: Mapping[str, Publisher | Follower] = {
             self._outbox.stream: self._publisher,
             **readers,
         }
@@ -189,10 +190,10 @@ class Exchange(threading.Thread):
                     self._publisher.handle_ack(place, digest)
                 case Refuse(_, place):
                     self._publisher.handle_refuse(place)
-                case Replay(_, Run(stream, bodies=[]) as end) if stream in asking:
-                    asking[stream].handle_end(end)
-                case (Run(stream) as run) | Replay(_, Run(stream) as run) if stream in asking:
-                    asking[stream].receive(run)
+                case Replay(_, Run(stream, bodies=[]) as end) if stream in receivers:
+                    receivers[stream].handle_end(end)
+                case (Run(stream) as run) | Replay(_, Run(stream) as run) if stream in receivers:
+                    receivers[stream].receive(run)
         for reader in readers.values():
             reader.ask(self._transport)
         for reader in readers.values():

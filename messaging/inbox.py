@@ -196,9 +196,9 @@ class Reader(Follower):
     def apply(self) -> None:
         """Apply the received events, as one list in one transaction.
 
-        If that fails, the transaction keeps nothing, and the events are applied in lists of one,
-        two, four and so on, until one fails alone: it is tried again. A try during an outage of
-        the database does not count.
+        If that fails, the transaction keeps nothing, and they are applied one at a time; the list
+        doubles after each success. An event that fails alone is tried again later, or set aside. A
+        try during an outage of the database does not count.
         """
         received = self._admitted(self.take())
         while (events := self._due(received)) and not self.is_paused:

@@ -15,27 +15,27 @@ C = TypeVar("C")
 T = TypeVar("T")
 # Takes the open database and commands, and returns the outcome of each: a value, or an error. An
 # error that it raises undoes all of them.
-Rule = Callable[[Database, Sequence[C]], Sequence[T | Exception]]
+Work = Callable[[Database, Sequence[C]], Sequence[T | Exception]]
 MAX_LIST = 64
 log = structlog.get_logger(__name__)
 
 
-def commit(database: Database, rule: Rule[C, T], commands: Sequence[C]) -> Sequence[T | Exception]:
-    """Execute a list of commands by their rule in one transaction; return their outcomes.
+def commit(database: Database, work: Work[C, T], commands: Sequence[C]) -> Sequence[T | Exception]:
+    """Execute a list of commands in one transaction; return their outcomes.
 
     If that fails, each is executed alone, and gets its own error; in an outage, they share one.
     """
     try:
         with database.write():
-            return rule(database, commands)
+            return work(database, commands)
     except Exception as error:
         shared = is_outage(error) and not isinstance(error, Unavailable)
         if shared or len(commands) == 1:
             return [error] * len(commands)
-        return [commit(database, rule, [each])[0] for each in commands]
+        return [commit(database, work, [each])[0] for each in commands]
 
 
-def hand_in(database: Database, rule: Rule[C, T], command: C) -> T:
+def hand_in(database: Database, work: Work[C, T], command: C) -> T:
     """Submit a command to the writer, and return its outcome after the commit; raises its error.
 
     In the writer's thread it joins those of other requests; elsewhere it is a list of one.
@@ -43,9 +43,9 @@ def hand_in(database: Database, rule: Rule[C, T], command: C) -> T:
     request = getcurrent()
     if isinstance(request, _Request):
         # Back to `_serve`, which collects the commands, and resumes us with the outcome.
-        outcome = request.parent.switch((database, rule), command)
+        outcome = request.parent.switch((database, work), command)
     else:
-        (outcome,) = commit(database, rule, [command])
+        (outcome,) = commit(database, work, [command])
     if isinstance(outcome, Exception):
         raise outcome
     return outcome  # type: ignore[no-any-return]
@@ -114,9 +114,9 @@ class Writer:
                 break
             request = _Request()
             if handed_in := request.switch(self._queue.popleft()):
-                work, command = handed_in
-                lists.setdefault(work, []).append((request, command))
-        for (database, rule), some in lists.items():
-            outcomes = commit(database, rule, [command for _, command in some])
+                where, command = handed_in
+                lists.setdefault(where, []).append((request, command))
+        for (database, work), some in lists.items():
+            outcomes = commit(database, work, [command for _, command in some])
             for (request, _), outcome in zip(some, outcomes, strict=True):
                 request.switch(outcome)

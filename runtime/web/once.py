@@ -89,7 +89,7 @@ def changed(row: dict[str, Any]) -> Answer:
 def once(database: Database, changes: Sequence[Change]) -> list[Answer | Exception]:
     """Execute changes, unless an answer is kept under their path and key; return all answers.
 
-    It is a `Rule` of the writer (`runtime.storage.writer`). The transaction of an effect keeps its
+    It is `Work` for the writer (`runtime.storage.writer`). The transaction of an effect keeps its
     answer, too, so there is never one without the other; a refusal keeps nothing. Of two changes
     with one key, the second waits for the outcome of the first.
     """

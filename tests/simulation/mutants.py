@@ -334,8 +334,8 @@ MUTANTS = [
     Mutant(
         "what is refused after it has changed something is undone",
         "runtime.storage.writer:commit",
-        "return rule(database, commands)",
-        "try:\n                return rule(database, commands)\n"
+        "return work(database, commands)",
+        "try:\n                return work(database, commands)\n"
         "            except Unavailable as caught:\n                return [caught]",
         ("fork", "restore"),
     ),
