@@ -160,6 +160,19 @@ def test_totals_end_at_the_largest_number(unopened: Payment) -> None:
     assert type(payment.payments.totals()["sum"]) is int
 
 
+def test_totals_that_were_rounded_are_whole_numbers(settings: Settings) -> None:
+    """SQLite goes on in floating point where integers end."""
+    payment = Payment(settings)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    folder = ROOT / "payment" / "migrations"
+    Runner(payment.database, folder, table_name="payment_migration").up("0002_totals")
+    payment.database.run(BEFORE, 1, 10**12, False)
+    payment.database.run("UPDATE total SET sum = 9.3e18")
+    payment.database.open()
+    assert repr(payment.payments.totals()["sum"]) == str(2**63 - 1)
+    payment.database.close()
+
+
 def test_totals_of_a_database_of_before(unopened: Payment) -> None:
     """They are filled from the payments that are there, and go on from there."""
     payment = unopened
