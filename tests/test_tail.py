@@ -53,19 +53,21 @@ def test_a_stream_from_its_first_event_on_and_then_live(world: World) -> None:
     assert world.output("tail", "stderr").count("\n") == 1
 
 
-class Renewed(Journal):
-    """A journal of five orders; then the shop has a new database, and tells another."""
+class Later(Journal):
+    """A journal of some orders; after a while more are told, the last of which comes live."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int, *told: Place) -> None:
         super().__init__(begun=None)
         self.polls = 0
-        for n in range(1, 6):
+        self._told = told
+        for n in range(1, count + 1):
             self.tell("orders", Place(EPOCH, n), n)
 
     def poll(self, timeout_s: float) -> list[Message]:
         self.polls += 1
         if self.polls == 20:
-            self.tell("orders", Place(NEWER, 1), 6)
+            for n, place in enumerate(self._told, len(self.kept["orders"]) + 1):
+                self.tell("orders", place, n)
             self.arrived.append(self.kept["orders"][-1])
         return super().poll(timeout_s)
 
@@ -79,7 +81,7 @@ def test_from_a_number_or_from_now_on(
 ) -> None:
     """What a new database tells follows in any case; nobody waits for a broker that is there."""
     monkeypatch.setattr("messaging.tail.PATIENCE_S", 0)
-    journal = Renewed()
+    journal = Later(5, Place(NEWER, 1))  # with which the shop has a new database
     with capture_logs() as lines:
         tail(journal, "orders", first, lambda _: journal.polls > 40)
     assert [line["event"] for line in lines] == ["a new epoch"]
@@ -87,21 +89,6 @@ def test_from_a_number_or_from_now_on(
     printed = [json.loads(line) for line in said.splitlines()]
     assert [event["data"]["n"] for event in printed] == [*expected, 6]
     assert complaint == ""
-
-
-class Empty(Journal):
-    """A journal without an order, until three come after a while."""
-
-    def __init__(self) -> None:
-        super().__init__(begun=None)
-        self.polls = 0
-
-    def poll(self, timeout_s: float) -> list[Message]:
-        self.polls += 1
-        if self.polls == 20:
-            for n in (1, 2, 3):
-                self.tell("orders", Place(EPOCH, n), n)
-        return super().poll(timeout_s)
 
 
 @pytest.mark.parametrize(("first", "expected"), [(1, [1, 2, 3]), (3, [3]), (None, [1, 2, 3])])
@@ -112,7 +99,7 @@ def test_of_a_stream_that_has_not_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("messaging.follower.WANT_INTERVAL_S", 0)
-    journal = Empty()
+    journal = Later(0, *(Place(EPOCH, n) for n in (1, 2, 3)))
     tail(journal, "orders", first, lambda _: journal.polls > 40)
     printed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [event["data"]["n"] for event in printed] == expected
