@@ -57,10 +57,11 @@ class Bench:
         """End an answer of the journal, which holds the stream up to ``head``."""
         self.reader.handle_end(Run("numbers", follows or head, head, []))
 
-    def answer(self, head: Place) -> None:
-        """Answer the next want, without an event."""
+    def answer(self, head: Place, after_s: float = 0) -> None:
+        """Answer the next want after a while, without an event."""
         while (wanted := self.reader.want()) is None:
             self.clock.now += 0.01
+        self.clock.now += after_s
         self.end(head, follows=wanted)
 
     def pump(self, *kept: Run, for_s: float) -> None:
@@ -287,6 +288,14 @@ def test_a_want_waits_as_long_as_answers_take(bench: Bench, clock: Clock) -> Non
     assert repeated == 1
     bench.reader.disconnect()
     assert bench.reader.want() == START
+
+
+def test_an_answer_that_was_slow_once_delays_no_later_want(bench: Bench, clock: Clock) -> None:
+    """The last event of all may be lost after it, and only the next want finds that."""
+    bench.answer(START, after_s=0.45)
+    answered_at = clock.now
+    bench.answer(START)
+    assert clock.now - answered_at < 0.1
 
 
 def test_the_end_of_an_answer_starts_the_next_while_there_is_more(bench: Bench) -> None:
