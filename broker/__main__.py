@@ -3,9 +3,10 @@
 import sqlite3
 
 import structlog
+import zmq
 from peewee import PeeweeException
 
-from broker.forwarder import Forwarder
+from broker.forwarder import INSIDE, Forwarder
 from broker.journal import Journal
 from messaging.arguments import place, stream
 from messaging.transports.forwarder import Peer
@@ -32,7 +33,7 @@ def begin_at(stream: str, first: Place) -> None:
     """Begin the journal in mid-stream, as the log of the writer advises."""
     settings = load_settings()
     configure_logs("broker", settings)
-    journal = Journal(settings.data_dir / "broker.db", Peer(settings, []))
+    journal = Journal(settings.data_dir / "broker.db", Peer(None, INSIDE, []))
     try:
         if settings.broker_url:
             raise StartError("BROKER_URL is set: NATS is the broker; see docs/operations.md")
@@ -49,12 +50,15 @@ def tasks(settings: Settings) -> list[Task]:
     if settings.broker_url:
         raise StartError("BROKER_URL is set: NATS is the broker: there is nothing to start")
     if settings.keys:  # it may have to wait for the disk, while nothing is held yet
-        key_pair(settings.keys, "broker")
-    journal = Journal(settings.data_dir / "broker.db", Peer(settings, [topic(Run), topic(Want)]))
+        for name in ("broker", "client"):
+            key_pair(settings.keys, name)
+    context = zmq.Context()
+    peer = Peer(context, INSIDE, [topic(Run), topic(Want)])
+    journal = Journal(settings.data_dir / "broker.db", peer)
     journal.open()
     if not settings.keys:
         log.warning("BROKER_CURVE=off: anybody who reaches the broker can read and publish")
-    forwarder = Forwarder(settings)
+    forwarder = Forwarder(settings, context)
     app = probe_app(None, journal)
     server = HttpServer(app, settings.host, *settings.http_port("broker"))
     return [forwarder, journal, server]

@@ -16,6 +16,7 @@ from runtime.process.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+INSIDE = "inproc://publish", "inproc://subscribe"  # for the journal: no network, nothing encrypted
 # What is larger closes the connection.
 MAX_MESSAGE_BYTES = 1024 * 1024  # four times the largest event
 MAX_TOPIC_BYTES = 1024  # libzmq keeps subscriptions in a tree, and overflows its stack in deep ones
@@ -24,14 +25,16 @@ MAX_TOPIC_BYTES = 1024  # libzmq keeps subscriptions in a tree, and overflows it
 class Forwarder(threading.Thread):
     """`zmq.proxy` between the two endpoints, in a thread of its own.
 
+    Peers of its own ``context`` connect to `INSIDE`.
+
     It admits peers whose public keys are in the folder of keys at the time of their handshake.
     Raises `StartError` if an endpoint cannot be bound, or if keys are missing.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         super().__init__(name="forwarder", daemon=True)
         self._secret = key_pair(settings.keys, "broker").secret if settings.keys else None
-        self._zmq = zmq.Context()
+        self._zmq = context
         self._authenticator = ThreadAuthenticator(self._zmq)
         self._keys, self._complaints = settings.keys, Complaints()
         if settings.keys:  # before there is anything that a stranger could connect to
@@ -42,6 +45,8 @@ class Forwarder(threading.Thread):
         publish, subscribe = settings.broker_publish_url, settings.broker_subscribe_url
         self._bind(zmq.XSUB, "BROKER_PUBLISH_URL", publish, MAX_MESSAGE_BYTES)
         self._bind(zmq.XPUB, "BROKER_SUBSCRIBE_URL", subscribe, MAX_TOPIC_BYTES)
+        for endpoint, inside in zip(self._sockets, INSIDE, strict=True):
+            endpoint.bind(inside)
 
     def _admits(self, domain: str, key: bytes) -> bool:
         """Whether a peer may come in: asked at each handshake."""

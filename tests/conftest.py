@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import zmq
 
-from broker.forwarder import Forwarder
+from broker.forwarder import INSIDE, Forwarder
 from broker.journal import Journal
 from inventory.app import Inventory
 from messaging.transports.forwarder import Peer
@@ -78,10 +78,11 @@ class Broker:
     """The broker's two threads in this process."""
 
     def __init__(self, settings: Settings) -> None:
-        peer = Peer(settings, [topic(Run), topic(Want)])
+        context = zmq.Context()
+        peer = Peer(context, INSIDE, [topic(Run), topic(Want)])
         self.journal = Journal(settings.data_dir / "broker.db", peer)
         self.journal.open()
-        self.forwarder = Forwarder(settings)
+        self.forwarder = Forwarder(settings, context)
         self.forwarder.start()
         self.journal.start()
 

@@ -32,8 +32,8 @@ class LossyForwarder(Forwarder):
     ``seen`` counts those that came in, by kind; an ``end`` is a replay without an event.
     """
 
-    def __init__(self, settings: Settings, faults: Faults, seed: int) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings, context: zmq.Context, faults: Faults, seed: int) -> None:
+        super().__init__(settings, context)
         self.seen: Counter[str] = Counter()
         self._faults = faults
         self._random = Random(seed)

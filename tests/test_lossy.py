@@ -5,7 +5,9 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
+import zmq
 
+from broker.forwarder import INSIDE
 from broker.journal import Journal
 from messaging.exchange import transport
 from messaging.inbox import place_of
@@ -54,8 +56,10 @@ def rows(settings: Settings, name: str, table: str) -> list[Any]:
 def check(settings: Settings, events: int, loss: float, seed: int, timeout_s: float) -> None:
     """The reader starts when half is in the journal: it has to catch up, and to keep up."""
     faults = Faults(drop=loss, double=loss, reorder=loss, delay=loss)
-    forwarder = LossyForwarder(settings, faults, seed)
-    journal = Journal(settings.data_dir / "broker.db", Peer(settings, [topic(Run), topic(Want)]))
+    context = zmq.Context()
+    forwarder = LossyForwarder(settings, context, faults, seed)
+    peer = Peer(context, INSIDE, [topic(Run), topic(Want)])
+    journal = Journal(settings.data_dir / "broker.db", peer)
     with ExitStack() as stack:
 
         def service(name: str, *reads: str) -> Numbers:

@@ -8,7 +8,7 @@ import zmq
 
 from broker.forwarder import Forwarder
 from messaging.event import Fact, document
-from messaging.transports.forwarder import Peer
+from messaging.transports.forwarder import ForwarderTransport
 from messaging.transports.keys import public_key
 from messaging.transports.wire import Ack, Place, pack
 from runtime.process.clock import timestamp
@@ -92,16 +92,18 @@ def test_a_damaged_key_is_told_in_one_line(settings: Settings) -> None:
     assert settings.keys
     settings.keys.mkdir(parents=True)
     (settings.keys / "broker.key").write_text("not a key")
-    peer = Peer(settings, [])
-    for start in (lambda: Forwarder(settings), peer.open):
+    peer = ForwarderTransport(settings, "peer", [])
+    context = zmq.Context()
+    for start in (lambda: Forwarder(settings, context), peer.open):
         with pytest.raises(StartError, match=r"^[^\n]*broker\.key is not a key[^\n]*$"):
             start()
     peer.close()
+    context.term()
 
 
 @contextmanager
-def opened(settings: Settings, *topics: bytes) -> Iterator[Peer]:
-    peer = Peer(settings, list(topics))
+def opened(settings: Settings, *topics: bytes) -> Iterator[ForwarderTransport]:
+    peer = ForwarderTransport(settings, "peer", list(topics))
     peer.open()
     yield peer
     peer.close()
@@ -111,7 +113,7 @@ def opened(settings: Settings, *topics: bytes) -> Iterator[Peer]:
 def test_nobody_reads_along(settings: Settings, curve: str) -> None:
     """What goes over the wire is not to be read, neither events nor topics; it would be without."""
     settings = settings.model_copy(update={"broker_curve": curve})
-    forwarder = Forwarder(settings)
+    forwarder = Forwarder(settings, zmq.Context())
     forwarder.start()
     message = Ack("orders", Place(b"sixteen-byte-epo", 7))
     with line(settings.broker_publish_url) as tapped:

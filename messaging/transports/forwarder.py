@@ -85,84 +85,46 @@ class Transport(Protocol):
 class Peer:
     """A pair of sockets connected to the forwarder; used by one thread at a time."""
 
-    def __init__(self, settings: Settings, topics: list[bytes]) -> None:
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]] | None",
+        urls: tuple[str, str],
+        topics: list[bytes],
+    ) -> None:
         self.malformed = 0
-        self._urls = settings.broker_publish_url, settings.broker_subscribe_url
-        self.address = " and ".join(self._urls)
-        self._keys = settings.keys
+        self._context = context
+        self._urls = urls  # to publish, and to subscribe
         self._topics = topics
         self._complaints = Complaints()
-        self._refusal = ""
-        self._refused_at: float | None = None
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._sockets: list[zmq.Socket[bytes]] = []
-        self._connected: dict[Any, bool] = {}  # by the socket that monitors a connection
         self._wake_out: socket.socket | None = None
 
-    @property
-    def up(self) -> bool:
-        """Whether both sockets are connected."""
-        return bool(self._connected) and all(self._connected.values())
-
     def open(self) -> None:
-        """Begin to connect; `StartError` if keys are missing."""
+        """Begin to connect."""
         if not self._wake_out:  # an earlier try may have made it
             self._wake_in, self._wake_out = socket.socketpair()
             self._wake_out.setblocking(False)
-        try:
-            self._connect()
-        except (zmq.ZMQError, OSError) as error:
-            raise StartError(f"cannot connect to {self.address}: {error}") from error
+            self._reset()
+        self._connect()
+
+    def _reset(self) -> None:
+        self._sockets: list[zmq.Socket[bytes]] = []
+        self._poller = zmq.Poller()
+        self._poller.register(self._wake_in, zmq.POLLIN)
 
     def _connect(self) -> None:
-        own = key_pair(self._keys, "client") if self._keys else None
-        server = public_key(self._keys, "broker") if self._keys else None
-        self._disconnect()
-        self._context = context = zmq.Context()
-        for kind in (zmq.PUB, zmq.SUB):
-            self._sockets.append(context.socket(kind))
+        assert self._context
+        for kind, url in zip((zmq.PUB, zmq.SUB), self._urls, strict=True):
+            self._sockets.append(self._context.socket(kind))
+            self._configure(self._sockets[-1], url)
         self._publisher, self._subscriber = self._sockets
-        for connection, url in zip(self._sockets, self._urls, strict=True):
-            configure(connection, url)
-            connection.connect_timeout = CONNECT_TIMEOUT_MS
-            if own and server:
-                connection.curve_publickey, connection.curve_secretkey = own
-                connection.curve_serverkey = server
+        self._poller.register(self._subscriber, zmq.POLLIN)
         for prefix in self._topics:
             self._subscriber.subscribe(prefix)
-        self._connected = {each.get_monitor_socket(MONITORED): False for each in self._sockets}
-        for source in (self._subscriber, *self._connected):
-            self._poller.register(source, zmq.POLLIN)
         for connection, url in zip(self._sockets, self._urls, strict=True):
             connection.connect(url)
 
-    def _reconnect(self) -> None:
-        """Connect again with the current keys: after a refusal, ZeroMQ does not."""
-        self._refused_at = None
-        if self.up:  # the handshake that failed was with a broker that was ending
-            return
-        if self._complaints.are_due(self._refusal):
-            log.warning("the broker refuses the handshake", reason=self._refusal)
-        try:
-            self._connect()
-        except (StartError, zmq.ZMQError, OSError) as error:
-            self._disconnect()
-            self._refused_at = time.monotonic()
-            if self._complaints.are_due("connect"):
-                log.warning("the broker cannot be reached again yet", error=str(error))
-
-    def _disconnect(self) -> None:
-        for connection in self._sockets:
-            connection.disable_monitor()
-        for monitor in self._connected:
-            monitor.close()
-        if self._context:
-            end = Thread(target=self._context.destroy, args=(0,), daemon=True)
-            end.start()  # it may wait for a silent name server
-            end.join(CLOSE_TIMEOUT_S)
-        self._context, self._sockets, self._connected = None, [], {}
-        self._poller = zmq.Poller()
-        self._poller.register(self._wake_in, zmq.POLLIN)
+    def _configure(self, connection: "zmq.Socket[bytes]", url: str) -> None:
+        configure(connection, url)
 
     def send(self, message: Message) -> None:
         """Send a message; without a connection, or with a full queue, it is dropped."""
@@ -174,19 +136,17 @@ class Peer:
     def poll(self, timeout_s: float) -> list[Message]:
         """Wait for messages for up to ``timeout_s`` seconds, and take those that have arrived."""
         messages: list[Message] = []
-        if self._refused_at and time.monotonic() - self._refused_at >= RECONNECT_AFTER_S:
-            self._reconnect()
         for ready, _ in self._poller.poll(int(timeout_s * 1000)):
             if ready is self._subscriber:
                 messages = self._receive()
-            elif ready in self._connected:
-                change = recv_monitor_message(ready)["event"]
-                self._connected[ready] = change == zmq.EVENT_HANDSHAKE_SUCCEEDED
-                if change in REFUSALS and not self._refused_at:
-                    self._refused_at, self._refusal = time.monotonic(), REFUSALS[change]
             elif ready == self._wake_in.fileno():
                 self._wake_in.recv(4096)
+            else:
+                self._note(ready)
         return messages
+
+    def _note(self, monitor: Any) -> None:
+        """Note what the monitor of a connection reports, if there is one."""
 
     def _receive(self) -> list[Message]:
         """Take all messages; those above the limit, after a stall, are dropped."""
@@ -213,7 +173,8 @@ class Peer:
 
     def close(self) -> None:
         """Close all sockets, and drop unsent messages."""
-        self._disconnect()
+        for connection in self._sockets:
+            connection.close()
         for end in (self._wake_in, self._wake_out):
             if end:
                 end.close()
@@ -223,8 +184,19 @@ class ForwarderTransport(Peer):
     """The transport over the forwarder and its journal."""
 
     def __init__(self, settings: Settings, reader: str, topics: list[bytes]) -> None:
-        super().__init__(settings, topics)
+        urls = settings.broker_publish_url, settings.broker_subscribe_url
+        super().__init__(None, urls, topics)
+        self.address = " and ".join(urls)
         self._reader = reader
+        self._keys = settings.keys
+        self._refusal = ""
+        self._refused_at: float | None = None
+        self._connected: dict[Any, bool] = {}  # by the socket that monitors a connection
+
+    @property
+    def up(self) -> bool:
+        """Whether both sockets are connected."""
+        return bool(self._connected) and all(self._connected.values())
 
     def publish(self, run: Run) -> None:
         """Send a run to all subscribers of its stream."""
@@ -233,3 +205,72 @@ class ForwarderTransport(Peer):
     def fetch(self, stream: str, after: Place) -> None:
         """Ask the journal for the events after a place."""
         self.send(Want(stream, self._reader, after))
+
+    def open(self) -> None:
+        """Begin to connect; `StartError` if keys are missing."""
+        try:
+            super().open()
+        except (zmq.ZMQError, OSError) as error:
+            raise StartError(f"cannot connect to {self.address}: {error}") from error
+
+    def poll(self, timeout_s: float) -> list[Message]:
+        """Wait for messages, and connect again some time after a refusal."""
+        if self._refused_at and time.monotonic() - self._refused_at >= RECONNECT_AFTER_S:
+            self._reconnect()
+        return super().poll(timeout_s)
+
+    def close(self) -> None:
+        """Close all sockets, and drop unsent messages."""
+        self._disconnect()
+        super().close()
+
+    def _connect(self) -> None:
+        self._own = key_pair(self._keys, "client") if self._keys else None
+        self._server = public_key(self._keys, "broker") if self._keys else None
+        self._disconnect()
+        self._context = zmq.Context()
+        super()._connect()
+
+    def _configure(self, connection: "zmq.Socket[bytes]", url: str) -> None:
+        super()._configure(connection, url)
+        connection.connect_timeout = CONNECT_TIMEOUT_MS
+        if self._own and self._server:
+            connection.curve_publickey, connection.curve_secretkey = self._own
+            connection.curve_serverkey = self._server
+        monitor = connection.get_monitor_socket(MONITORED)
+        self._connected[monitor] = False
+        self._poller.register(monitor, zmq.POLLIN)
+
+    def _note(self, monitor: Any) -> None:
+        """Note whether a connection is there, or was refused."""
+        change = recv_monitor_message(monitor)["event"]
+        self._connected[monitor] = change == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        if change in REFUSALS and not self._refused_at:
+            self._refused_at, self._refusal = time.monotonic(), REFUSALS[change]
+
+    def _reconnect(self) -> None:
+        """Connect again with the current keys: after a refusal, ZeroMQ does not."""
+        self._refused_at = None
+        if self.up:  # the handshake that failed was with a broker that was ending
+            return
+        if self._complaints.are_due(self._refusal):
+            log.warning("the broker refuses the handshake", reason=self._refusal)
+        try:
+            self._connect()
+        except (StartError, zmq.ZMQError, OSError) as error:
+            self._disconnect()
+            self._refused_at = time.monotonic()
+            if self._complaints.are_due("connect"):
+                log.warning("the broker cannot be reached again yet", error=str(error))
+
+    def _disconnect(self) -> None:
+        for connection in self._sockets:
+            connection.disable_monitor()
+        for monitor in self._connected:
+            monitor.close()
+        if self._context:
+            end = Thread(target=self._context.destroy, args=(0,), daemon=True)
+            end.start()  # it may wait for a silent name server
+            end.join(CLOSE_TIMEOUT_S)
+        self._connected = {}
+        self._reset()

@@ -6,7 +6,9 @@ import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from broker.forwarder import MAX_MESSAGE_BYTES, Forwarder
+from broker.forwarder import INSIDE, MAX_MESSAGE_BYTES, Forwarder
+from messaging.transports.forwarder import ForwarderTransport, Peer
+from messaging.transports.wire import Ack, Place, topic
 from runtime.process.errors import StartError
 from runtime.process.settings import Settings
 from tests.conftest import eventually, unlock
@@ -17,7 +19,7 @@ Ends = tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
 @pytest.fixture
 def ends(settings: Settings) -> Iterator[Ends]:
     """A publisher and a subscriber of everything, connected to a forwarder that runs."""
-    forwarder, context = Forwarder(settings), zmq.Context()
+    forwarder, context = Forwarder(settings, zmq.Context()), zmq.Context()
     forwarder.start()
     publisher, subscriber = context.socket(zmq.PUB), context.socket(zmq.SUB)
     for end in publisher, subscriber:
@@ -48,9 +50,25 @@ def test_a_taken_port_is_a_start_error_that_names_its_setting(
     ports = [int(url.rpartition(":")[2]) for url in urls]
     with socket.create_server(("127.0.0.1", ports[taken])):
         with pytest.raises(StartError, match=f"{re.escape(urls[taken])}.*{setting}") as error:
-            Forwarder(settings)
+            Forwarder(settings, zmq.Context())
         assert "\n" not in str(error.value)
         socket.create_server(("127.0.0.1", ports[1 - taken])).close()
+
+
+def test_a_peer_inside_the_process_needs_no_key(settings: Settings) -> None:
+    """As the journal: it hears what others say over the network, and is heard there."""
+    context, message = zmq.Context(), Ack("items", Place(bytes(16), 1))
+    forwarder = Forwarder(settings, context)
+    forwarder.start()
+    inside = Peer(context, INSIDE, [topic(Ack)])
+    outside = ForwarderTransport(settings, "reader", [topic(Ack)])
+    for peer in inside, outside:
+        peer.open()
+    for one, other in (inside, outside), (outside, inside):
+        eventually(lambda one=one, other=other: one.send(message) or message in other.poll(0.05))
+    for peer in inside, outside:
+        peer.close()
+    forwarder.stop()
 
 
 def test_a_message_that_is_too_large_does_not_stop_the_forwarder(ends: Ends) -> None:

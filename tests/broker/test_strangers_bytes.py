@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, suppress
 import psutil
 import pytest
 
-from messaging.transports.forwarder import Peer
+from messaging.transports.forwarder import ForwarderTransport
 from messaging.transports.wire import Place, pack
 from payment.app import Payment
 from runtime.process.settings import Settings
@@ -160,7 +160,7 @@ def test_more_connections_than_descriptors(
     """Whoever is connected goes on; others are let in when there is room again."""
     limit = process.num_fds() + 20
     process.rlimit(psutil.RLIMIT_NOFILE, (limit, limit))
-    with closing(Peer(settings, [])) as late, ExitStack() as strangers:
+    with closing(ForwarderTransport(settings, "late", [])) as late, ExitStack() as strangers:
         for port in ports * 50:
             strangers.enter_context(connect(port))
         eventually(lambda: process.num_fds() >= limit - 2)

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from broker.forwarder import Forwarder
 from messaging.exchange import transport
-from messaging.transports.forwarder import MAX_MESSAGES, Peer, configure
+from messaging.transports.forwarder import MAX_MESSAGES, ForwarderTransport, configure
 from messaging.transports.wire import RUN_EVENTS, START, Place, Run, pack, topic
 from runtime.process.clock import Complaints
 from runtime.process.settings import Settings
@@ -39,7 +39,7 @@ from tests.messaging.streams import (
 
 Connect = Callable[..., Any]
 Make = Callable[..., Numbers]
-Open = Callable[..., Peer]
+Open = Callable[..., ForwarderTransport]
 
 
 def test_an_event_whose_predecessor_is_missing_is_not_taken(
@@ -269,7 +269,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def forwarder(settings: Settings) -> Iterator[Forwarder]:
-    running = Forwarder(settings)
+    running = Forwarder(settings, zmq.Context())
     running.start()
     yield running
     if running.is_alive():
@@ -279,10 +279,10 @@ def forwarder(settings: Settings) -> Iterator[Forwarder]:
 @pytest.fixture
 def open_peer(settings: Settings) -> Iterator[Open]:
     """Open peers that hear the given topics; they are closed after the test."""
-    opened: list[Peer] = []
+    opened: list[ForwarderTransport] = []
 
-    def open_peer(*topics: bytes, settings: Settings = settings) -> Peer:
-        opened.append(Peer(settings, list(topics)))
+    def open_peer(*topics: bytes, settings: Settings = settings) -> ForwarderTransport:
+        opened.append(ForwarderTransport(settings, "peer", list(topics)))
         opened[-1].open()
         return opened[-1]
 
@@ -348,7 +348,7 @@ def test_a_refused_peer_comes_back_once_its_keys_are_mended(
     own = settings.keys / "client.key"
     good = own.read_text()
     own.write_text("junk")  # it admits nobody, and is no key
-    forwarder = Forwarder(settings)
+    forwarder = Forwarder(settings, zmq.Context())
     forwarder.start()
     try:
         with capture_logs() as lines:
@@ -387,7 +387,7 @@ def test_new_keys_of_the_broker_are_taken(
     forwarder.stop()
     assert settings.keys
     shutil.rmtree(settings.keys)
-    another = Forwarder(settings)
+    another = Forwarder(settings, zmq.Context())
     another.start()
     eventually(lambda: not (peer.poll(0.05) or peer.up))
     eventually(lambda: peer.poll(0.05) or peer.up)
