@@ -23,6 +23,7 @@ from messaging.outbox import Outbox
 from messaging.transports.forwarder import Transport
 from messaging.transports.wire import Ack, Message
 from runtime.process.clock import timestamp
+from runtime.process.lifecycle import tune_interpreter
 from runtime.process.logs import configure_logs
 from runtime.process.settings import load_settings
 from runtime.storage.sqlite import SqliteFile
@@ -124,4 +125,5 @@ def _exchange(
 
 if __name__ == "__main__":
     configure_logs("bench", load_settings())
+    tune_interpreter()
     main(publish, consume)
