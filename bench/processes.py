@@ -22,6 +22,7 @@ POLL_S = 0.005
 
 Settings = Mapping[str, str]  # environment variables
 NO_SETTINGS: Settings = MappingProxyType({})
+KEEP_COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}  # as Python does by default
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
@@ -43,7 +44,7 @@ class Process:
             self._popen = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, **settings},
+                env={**os.environ, **KEEP_COMPILED, **settings},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
