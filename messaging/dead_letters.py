@@ -110,7 +110,12 @@ def _run(service: Any, arguments: argparse.Namespace) -> int:
     is_all = arguments.action == "retry" and arguments.all
     errors = []
     for letter_id in [row["id"] for row in letters.all()] if is_all else [arguments.id]:
-        error = letters.retry(letter_id, mended)
+        try:
+            error = letters.retry(letter_id, mended)
+        except NotFound:
+            if is_all:
+                continue  # another command has dealt with it meanwhile
+            raise
         deliver(
             f"{letter_id}  {f'is still dead: {_line(repr(error))}' if error else 'was applied'}"
         )

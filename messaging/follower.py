@@ -189,7 +189,7 @@ class Follower:
             return None
         now = self._clock()
         is_more = self._gap or (self.head is not None and self.head > self._tip())
-        in_doubt = self._wanted is not None or self._is_repeated  # the second may be under way
+        in_doubt = self._wanted is not None or self._is_repeated  # an answer may be under way
         interval_s = self._timeout.seconds if in_doubt else WANT_INTERVAL_S
         waited = now - max(self._wanted_at, self._heard_at) >= interval_s
         if not (waited or (is_more and not self._wanted and not self.problem)):

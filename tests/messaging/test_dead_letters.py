@@ -1,7 +1,9 @@
+from argparse import Namespace
+
 import pytest
 from peewee import OperationalError
 
-from messaging.dead_letters import DeadLetters
+from messaging.dead_letters import COMMAND, DeadLetters
 from messaging.event import Event
 from messaging.inbox import Reader, count_dead
 from messaging.recovery import set_place
@@ -118,3 +120,14 @@ def test_an_outage_is_no_try(morgue: Morgue) -> None:
     (letter,) = morgue.letters.all()
     assert letter["error"] == morgue.letter["error"]
     assert effects(morgue.database) == [1, 3]
+
+
+def test_a_letter_that_is_discarded_meanwhile_stops_no_other(
+    morgue: Morgue, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    morgue.mend()
+    listed = [{"id": morgue.letter["id"] + 1}, morgue.letter]
+    monkeypatch.setattr(morgue.letters, "all", lambda: listed)
+    service = Namespace(dead_letters=morgue.letters)
+    assert COMMAND.run(service, Namespace(action="retry", all=True)) == 0
+    assert capfd.readouterr().out == f"{morgue.letter['id']}  was applied\n"

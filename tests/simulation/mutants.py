@@ -157,7 +157,7 @@ MUTANTS = [
     Mutant(
         "a reader asks when it has heard nothing for a while",
         "messaging.follower:Follower.want",
-        "waited = now - max(self._wanted_at, self._heard_at) >= self._timeout.seconds",
+        "waited = now - max(self._wanted_at, self._heard_at) >= interval_s",
         "waited = False",
         ("line",),
     ),
