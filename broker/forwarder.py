@@ -25,7 +25,7 @@ MAX_TOPIC_BYTES = 1024  # libzmq keeps subscriptions in a tree, and overflows it
 class Forwarder(threading.Thread):
     """`zmq.proxy` between the two endpoints, in a thread of its own.
 
-    Peers of its own ``context`` connect to `INSIDE`.
+    Peers in the same ``context``, which ends with it, connect to `INSIDE`.
 
     It admits peers whose public keys are in the folder of keys at the time of their handshake.
     Raises `StartError` if an endpoint cannot be bound, or if keys are missing.

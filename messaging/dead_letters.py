@@ -45,9 +45,10 @@ class DeadLetters:
                 event = Event.parse(letter.stream, place, letter.body if mended is None else mended)
                 handle(self._database, self._handlers[letter.stream], [event], [letter.body])
         except Exception as error:
-            if isinstance(error, NotFound) or is_outage(error):
+            if is_outage(error):
                 raise
             with self._database.write():
+                self.get(letter_id)
                 again = DeadLetter.update(error=repr(error), died_at=timestamp())
                 again.where(same).execute(self._database)
             return error

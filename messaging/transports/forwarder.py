@@ -94,17 +94,21 @@ class Peer:
         self.malformed = 0
         self._context = context
         self._urls = urls  # to publish, and to subscribe
+        self.address = " and ".join(urls)
         self._topics = topics
         self._complaints = Complaints()
         self._wake_out: socket.socket | None = None
 
     def open(self) -> None:
-        """Begin to connect."""
-        if not self._wake_out:  # an earlier try may have made it
-            self._wake_in, self._wake_out = socket.socketpair()
-            self._wake_out.setblocking(False)
-            self._reset()
-        self._connect()
+        """Begin to connect; `StartError` if that is impossible, or keys are missing."""
+        try:
+            if not self._wake_out:  # an earlier try may have made it
+                self._wake_in, self._wake_out = socket.socketpair()
+                self._wake_out.setblocking(False)
+                self._reset()
+            self._connect()
+        except (zmq.ZMQError, OSError) as error:
+            raise StartError(f"cannot connect to {self.address}: {error}") from error
 
     def _reset(self) -> None:
         self._sockets: list[zmq.Socket[bytes]] = []
@@ -186,7 +190,6 @@ class ForwarderTransport(Peer):
     def __init__(self, settings: Settings, reader: str, topics: list[bytes]) -> None:
         urls = settings.broker_publish_url, settings.broker_subscribe_url
         super().__init__(None, urls, topics)
-        self.address = " and ".join(urls)
         self._reader = reader
         self._keys = settings.keys
         self._refusal = ""
@@ -205,13 +208,6 @@ class ForwarderTransport(Peer):
     def fetch(self, stream: str, after: Place) -> None:
         """Ask the journal for the events after a place."""
         self.send(Want(stream, self._reader, after))
-
-    def open(self) -> None:
-        """Begin to connect; `StartError` if keys are missing."""
-        try:
-            super().open()
-        except (zmq.ZMQError, OSError) as error:
-            raise StartError(f"cannot connect to {self.address}: {error}") from error
 
     def poll(self, timeout_s: float) -> list[Message]:
         """Wait for messages, and connect again some time after a refusal."""
@@ -272,5 +268,5 @@ class ForwarderTransport(Peer):
             end = Thread(target=self._context.destroy, args=(0,), daemon=True)
             end.start()  # it may wait for a silent name server
             end.join(CLOSE_TIMEOUT_S)
-        self._connected = {}
+        self._context, self._connected = None, {}
         self._reset()

@@ -122,6 +122,13 @@ def test_an_outage_is_no_try(morgue: Morgue) -> None:
     assert effects(morgue.database) == [1, 3]
 
 
+def test_what_a_handler_does_not_find_leaves_the_letter_dead(morgue: Morgue) -> None:
+    morgue.mend()
+    morgue.broken = NotFound("there is no such number")
+    assert morgue.letters.retry(morgue.letter["id"]) is morgue.broken
+    assert [letter["error"] for letter in morgue.letters.all()] == [repr(morgue.broken)]
+
+
 def test_a_letter_that_is_discarded_meanwhile_stops_no_other(
     morgue: Morgue, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

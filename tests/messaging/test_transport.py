@@ -354,6 +354,7 @@ def test_a_refused_peer_comes_back_once_its_keys_are_mended(
         with capture_logs() as lines:
             eventually(lambda: peer.poll(0.05) or any("not a key" in str(line) for line in lines))
         assert not peer.up
+        assert peer._context is None  # ended once: a second time could be while it still ends
         own.write_text(good)
         eventually(lambda: peer.poll(0.05) or peer.up)
     finally:
