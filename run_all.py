@@ -85,7 +85,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 def supervise(
     children: list[Child],
     wanted: dict[str, dict[str, tuple[str, int]]],
-    stopped: Callable[[float], bool],
+    stopped: Callable[[float], int],
     together: bool,
 ) -> int:
     """Say when all are up, and when one has ended, until a signal comes or none is left.

@@ -19,7 +19,7 @@ PATIENCE_S = 1.0  # before it says that it waits
 
 
 def tail(
-    transport: Transport, stream: str, first: int | None, stopped: Callable[[float], bool]
+    transport: Transport, stream: str, first: int | None, stopped: Callable[[float], int]
 ) -> None:
     """Print the events of a stream until it is stopped, or its output has no reader any more.
 
@@ -41,7 +41,7 @@ def tail(
             complain("waiting for the broker: is it running, with these keys?", service="messaging")
 
 
-def _print(event: Received, stopped: Callable[[float], bool]) -> None:
+def _print(event: Received, stopped: Callable[[float], int]) -> None:
     try:
         line = to_json(from_json(event.body))  # without its writer's white space
     except ValueError:

@@ -31,7 +31,7 @@ def audit(settings: Settings) -> int:
 
         def look() -> bool:
             progress.show()
-            return stopped(0)  # which ends the query with an error
+            return bool(stopped(0))  # which ends the query with an error
 
         try:
             with one_moment(settings.data_dir) as db:

@@ -50,7 +50,7 @@ def demo(settings: Settings, leave: bool) -> int:
         )
         system = System(Path(folder), own)
         try:
-            Story(system, lambda: stopped(0 if leave else READING_PAUSE_S)).tell()
+            Story(system, lambda: bool(stopped(0 if leave else READING_PAUSE_S))).tell()
             if not leave:
                 deliver("\nAll four keep running for you: the pages are at the addresses above.")
                 deliver("Ctrl-C stops them, and throws their data away.")

@@ -543,6 +543,18 @@ def test_a_drill(world: World, drill_folder: Path, tmp_path: Path) -> None:
     assert "seed 4939, 5 faults in " in said
 
 
+def test_the_first_signal_lets_it_come_to_rest(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also when it is at that already: the check follows, and this is said once."""
+    player = conduct.Player(System(tmp_path, free_settings(tmp_path)), seed=1)
+    for signals in (0, 1, 1):
+        player._heed(signals)
+    assert capfd.readouterr().out.count("It will be checked") == 1
+    with pytest.raises(KeyboardInterrupt):
+        player._heed(2)
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_signal_ends_it(world: World, drill_folder: Path, signals: int) -> None:
     """The first early, with all checked and told; the second at once. No process is left."""

@@ -27,7 +27,7 @@ def say(line: str, target: int = STDOUT) -> None:
                 _is_ready(target, select.POLLOUT)
 
 
-def deliver(line: str, stopped: Callable[[float], bool] = lambda _: False) -> None:
+def deliver(line: str, stopped: Callable[[float], int] = lambda _: 0) -> None:
     """Write a line of a command's result to standard output, and wait for its reader.
 
     A failure ends the process: quietly if the reader is gone, and with one line and exit code 1 if,

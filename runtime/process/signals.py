@@ -17,16 +17,27 @@ ASKING = (signal.SIGTERM, signal.SIGINT)  # handled even if they were ignored
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[float], bool]]:
-    """Handle the signals; return a function that waits for one, up to a number of seconds."""
+def stop_signals() -> Iterator[Callable[[float], int]]:
+    """Handle the signals; return a function that waits for the next one, up to a number of seconds.
+
+    It returns how many have come so far.
+    """
     reader, writer = socket.socketpair()
+    come = 0
     writer.setblocking(False)
     handlers = [(number, signal.signal(number, lambda *_: None)) for number in _wanted()]
     signal.set_wakeup_fd(writer.fileno())
     poller = select.poll()  # select() knows no descriptors above 1023
     poller.register(reader, select.POLLIN)
+
+    def stopped(timeout_s: float) -> int:
+        nonlocal come
+        if poller.poll(timeout_s * 1000):
+            come += len(reader.recv(64))
+        return come
+
     try:
-        yield lambda timeout_s: bool(poller.poll(timeout_s * 1000))
+        yield stopped
     finally:
         signal.set_wakeup_fd(-1)
         for number, handler in handlers:

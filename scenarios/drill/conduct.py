@@ -34,7 +34,7 @@ DRAIN_TIMEOUT_S = 60.0
 SNAPSHOT_TIMEOUT_S = 600.0  # a hundred thousand orders take half a minute
 CALM_S = 1.0  # twice as long as a reader may take to hear of the newest event
 
-Wait = Callable[[float], bool]  # for so many seconds, or until a signal; returns whether one came
+Wait = Callable[[float], int]  # for so many seconds, or until a signal; returns how many came
 
 
 def drill(faults: int | None, minutes: float | None, seed: int | None, scale: bool) -> int:
@@ -93,6 +93,7 @@ class Player:
         self.story = Story(seed, system.names, {*system.copies("shop"), DATABASE_SERVER})
         self._faults = Faults(system)
         self._progress = Progress(self._tell)
+        self._is_ending = False
 
     def play(self, faults: Iterable[Fault], limit_s: float) -> None:
         """Start everything, hit it, and let it come to rest; no process is left behind.
@@ -108,11 +109,7 @@ class Player:
                 self.load.start()
                 begun = time.monotonic()
                 self._hit(faults, begun + limit_s, stopped)
-                with stop_signals() as stopped_again:
-                    if stopped(0):
-                        self._progress.clear()
-                        deliver("Ending early. It will be checked; another signal ends it at once.")
-                    self._rest(begun, stopped_again)
+                self._rest(begun, stopped)
             finally:
                 self._progress.clear()
                 self._faults.end()
@@ -133,13 +130,20 @@ class Player:
         while self._faults.are_under_way() and not stopped(TICK_S):
             self._progress.show()
 
+    def _heed(self, signals: int) -> None:
+        if signals and not self._is_ending:
+            self._is_ending = True
+            self._progress.clear()
+            deliver("Ending early. It will be checked; another signal ends it at once.")
+        if signals > 1:
+            raise KeyboardInterrupt
+
     def _rest(self, begun: float, stopped: Wait) -> None:
         def until(condition: Callable[[], bool], timeout_s: float = float("inf")) -> None:
             deadline = time.monotonic() + timeout_s
             while not condition() and time.monotonic() < deadline:
                 self._progress.show()
-                if stopped(TICK_S):
-                    raise KeyboardInterrupt
+                self._heed(stopped(TICK_S))
 
         self._faults.end()
         until(lambda: not self._faults.are_under_way())

@@ -31,3 +31,11 @@ def test_a_request_to_end_is_heard_nevertheless(ignored: signal.Signals) -> None
     with stop_signals() as stopped:
         signal.raise_signal(ignored)
         assert stopped(1)
+
+
+def test_each_signal_counts() -> None:
+    """A wait is for the next one: those that have come cut it short once."""
+    with stop_signals() as stopped:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        assert [stopped(1), stopped(0)] == [2, 2]
