@@ -535,9 +535,9 @@ def claim(copy: Copy, postgres_url: str) -> Iterator[Copy]:
 
 @pytest.fixture
 def three(claim: Copy) -> list[Any]:
-    """Three copies, of which one leads already."""
+    """Three copies, of which one leads already, and was woken for that."""
     copies = [claim() for _ in range(3)]
-    eventually(lambda: leaders(copies))
+    eventually(lambda: [each for each in leaders(copies) if each.heard["1"]])
     return copies
 
 
