@@ -163,6 +163,9 @@ class Database(Peewee):  # type: ignore[misc]
         for listener in self.on_commit:
             listener()
 
+    def checkpoint(self) -> None:
+        """Spare the next writer what the database puts off after commits, if it does so."""
+
     def try_writing(self) -> str | None:
         """Why writing fails, by the last write of any thread; None if it works.
 

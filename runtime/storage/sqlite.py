@@ -193,6 +193,10 @@ class SqliteFile(Database, SqliteDatabase):
         self.check()
         super().commit()
 
+    def checkpoint(self) -> None:
+        """Move changed pages from the WAL to the file, which holds no writer up."""
+        self.run("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def add(self, sql: str, rows: Iterable[Sequence[object]], key: str = "id") -> list[int]:
         """Insert rows; their numbers are consecutive, so no statement has to return them."""
         ranges = [

@@ -1,5 +1,7 @@
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +67,23 @@ def test_what_is_too_old_goes_away_and_the_rest_stays(database: SqliteFile) -> N
     _, *between_steps, _ = pauses
     assert len(between_steps) == 2
     assert STEP_ROWS / max(STEP_INTERVAL_S, *between_steps) >= 3000
+
+
+def test_what_it_changes_is_in_the_file_soon(database: SqliteFile) -> None:
+    """It moves the pages itself: a commit of others would take long for so many."""
+    fill(database, days=40, first=1, count=2 * STEP_ROWS)
+    retention = Retention(database, days=30)
+    in_file: list[int] = []
+
+    def count_in_file(pause_s: float) -> bool:
+        with closing(sqlite3.connect(f"{database.path.as_uri()}?immutable=1", uri=True)) as file:
+            in_file.append(*file.execute("SELECT count(*) FROM inbox").fetchone())
+        return len(in_file) == 2
+
+    database.checkpoint()
+    retention._stopping = cast(threading.Event, SimpleNamespace(wait=count_in_file))
+    retention.run()
+    assert in_file == [2 * STEP_ROWS, STEP_ROWS]
 
 
 def test_it_goes_in_small_steps(database: SqliteFile) -> None:
