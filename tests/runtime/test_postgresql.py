@@ -513,11 +513,10 @@ def until_exit(run: Callable[[], None]) -> None:
 
 @pytest.fixture
 def claim(copy: Copy, postgres_url: str) -> Iterator[Copy]:
-    """Open a copy that takes part in who leads, and counts the calls of its listeners."""
+    """Let a copy take part in who leads, and count the calls of its listeners."""
     claimed = []
 
-    def claim(more: str = "") -> Any:
-        made = copy(more=more)
+    def claim(made: Any) -> Any:
         claimed.append(made)
         made.heard = Counter()
         made.on_commit.append(partial(made.heard.update, "1"))
@@ -534,9 +533,11 @@ def claim(copy: Copy, postgres_url: str) -> Iterator[Copy]:
 
 
 @pytest.fixture
-def three(claim: Copy) -> list[Any]:
-    """Three copies, of which one leads already, and was woken for that."""
-    copies = [claim() for _ in range(3)]
+def three(copy: Copy, claim: Copy) -> list[Any]:
+    """Three copies, of which one leads already, and was woken for that alone."""
+    copies = [copy() for _ in range(3)]  # which commits, and would wake one that led already
+    for each in copies:
+        claim(each)
     eventually(lambda: [each for each in leaders(copies) if each.heard["1"]])
     return copies
 
@@ -579,12 +580,12 @@ def test_a_copy_that_stands_still_loses_its_lead(three: list[Any]) -> None:
 
 
 def test_leaders_of_schemas_of_one_database_are_not_each_others_rivals(
-    claim: Copy, postgres_url: str
+    copy: Copy, claim: Copy, postgres_url: str
 ) -> None:
     with session(postgres_url) as other:
         other.execute("CREATE SCHEMA one")
         other.execute("CREATE SCHEMA two")
-    copies = [claim(f"options=-csearch_path%3D{name}") for name in ("one", "two")]
+    copies = [claim(copy(more=f"options=-csearch_path%3D{name}")) for name in ("one", "two")]
     eventually(lambda: leaders(copies) == copies)
 
 
