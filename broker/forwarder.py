@@ -25,9 +25,8 @@ MAX_TOPIC_BYTES = 1024  # libzmq keeps subscriptions in a tree, and overflows it
 class Forwarder(threading.Thread):
     """`zmq.proxy` between the two endpoints, in a thread of its own.
 
-    Peers in the same ``context``, which ends with it, connect to `INSIDE`.
-
-    It admits peers whose public keys are in the folder of keys at the time of their handshake.
+    Peers in the same ``context``, which ends with it, connect to `INSIDE`. Over the network, it
+    admits peers whose public keys are in the folder of keys at the time of their handshake.
     Raises `StartError` if an endpoint cannot be bound, or if keys are missing.
     """
 

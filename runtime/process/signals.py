@@ -23,7 +23,7 @@ def stop_signals() -> Iterator[Callable[[float], int]]:
     It returns how many have come so far.
     """
     reader, writer = socket.socketpair()
-    come = 0
+    count = 0
     writer.setblocking(False)
     handlers = [(number, signal.signal(number, lambda *_: None)) for number in _wanted()]
     signal.set_wakeup_fd(writer.fileno())
@@ -31,10 +31,10 @@ def stop_signals() -> Iterator[Callable[[float], int]]:
     poller.register(reader, select.POLLIN)
 
     def stopped(timeout_s: float) -> int:
-        nonlocal come
+        nonlocal count
         if poller.poll(timeout_s * 1000):
-            come += len(reader.recv(64))
-        return come
+            count += len(reader.recv(64))
+        return count
 
     try:
         yield stopped

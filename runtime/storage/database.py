@@ -164,7 +164,7 @@ class Database(Peewee):  # type: ignore[misc]
             listener()
 
     def checkpoint(self) -> None:
-        """Spare the next writer what the database puts off after commits, if it does so."""
+        """Do now what a later commit would do for earlier ones, if the database puts that off."""
 
     def try_writing(self) -> str | None:
         """Why writing fails, by the last write of any thread; None if it works.

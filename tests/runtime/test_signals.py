@@ -34,7 +34,7 @@ def test_a_request_to_end_is_heard_nevertheless(ignored: signal.Signals) -> None
 
 
 def test_each_signal_counts() -> None:
-    """A wait is for the next one: those that have come cut it short once."""
+    """Several that come together are not one, and are remembered."""
     with stop_signals() as stopped:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.raise_signal(number)
